@@ -1,0 +1,212 @@
+"""The command line: options, help with an example, and what is printed at the end."""
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from imgclf import __version__
+from imgclf.config import TrainConfig, option_of
+from imgclf.errors import ImgclfError
+
+CONTEXT = {
+    "help_option_names": ["-h", "--help"],
+    # `mlflow run -P batch_size=32` passes "--batch_size 32".
+    "token_normalize_func": lambda name: name.replace("_", "-"),
+    "max_content_width": 100,
+}
+
+
+class _Group(click.Group):
+    """Shows a person's mistake as one line with a hint, never as a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except ImgclfError as error:
+            _fail(error.message, error.hint)
+            context.exit(error.exit_code)
+        except ModuleNotFoundError as error:
+            extra = _extra_for(error.name or "")
+            if not extra:
+                raise
+            _fail(
+                f"This command needs '{error.name}', which is not installed.",
+                f"Install it with: pip install 'imgclf[{extra}]'",
+            )
+            context.exit(1)
+
+
+def _fail(message: str, hint: str) -> None:
+    click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(message, err=True)
+    if hint:
+        click.echo(hint, err=True)
+
+
+def _extra_for(module: str) -> str:
+    """Return the extra that brings a module; empty for one that no extra brings."""
+    trained = ("torch", "torchvision", "mlflow", "onnx", "onnxscript", "sklearn", "matplotlib")
+    return "train" if module.split(".")[0] in (*trained, "rich", "safetensors") else ""
+
+
+@click.group(cls=_Group, context_settings=CONTEXT, epilog="Start with:  imgclf train")
+@click.version_option(__version__, prog_name="imgclf")
+def main() -> None:
+    """Train an image classifier, track it in MLflow, export it as one proved ONNX file."""
+
+
+def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one option for each field of `TrainConfig`, in the order of the fields."""
+    for field in reversed(dataclasses.fields(TrainConfig)):
+        option = option_of(field)
+        names = [f"--{field.name.replace('_', '-')}"]
+        if option.alias:
+            names.append(f"--{option.alias}")
+        default = "true" if field.default is True else "false" if field.default is False else None
+        shown = f"{default or field.default}" or "empty"
+        allowed = f"; {option.range_text}" if option.range_text and field.type is not bool else ""
+        command = click.option(
+            *names,
+            field.name,
+            type=field.type,
+            metavar="BOOLEAN" if field.type is bool else None,
+            help=f"{option.help}  [default: {shown}{allowed}]",
+        )(command)
+    return command
+
+
+class _GroupedCommand(click.Command):
+    """Lists the options of `TrainConfig` under its groups."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        groups = {field.name: option_of(field).group for field in dataclasses.fields(TrainConfig)}
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is not None:
+                sections.setdefault(groups.get(parameter.name or "", "Other"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+@main.command(cls=_GroupedCommand)
+@_config_options
+def train(**given: Any) -> None:
+    """Train a classifier and record the run in MLflow.
+
+    \b
+    Examples:
+      imgclf train
+      imgclf train --dataset photos --epochs 30 --horizontal-flip true
+    """
+    # SIGTERM ends the run as Ctrl-C does, so that MLflow is told.
+    signal.signal(signal.SIGTERM, _terminate)
+    values = {name: value for name, value in given.items() if value is not None}
+    config = TrainConfig.from_dict(values)
+    from imgclf.pipeline.train import train as run_training
+    from imgclf.summary import print_training
+
+    try:
+        result = run_training(config)
+    except KeyboardInterrupt:
+        click.echo("Stopped; the run is recorded as KILLED.", err=True)
+        sys.exit(130)
+    print_training(result)
+
+
+def _terminate(*_: object) -> None:
+    sys.exit(143)
+
+
+@main.command()
+@click.option("--run", default="", metavar="ID", help="A run's id; without it, the best run.")
+@click.option(
+    "--dataset",
+    default="",
+    metavar="NAME|FOLDER",
+    help="Choose among runs on this data set; a folder is also where its images are read.",
+)
+@click.option("--name", default="", help="Folder to write; without it, the data set's name.")
+@click.option(
+    "--exports-dir", default="exports", show_default=True, help="Where that folder is written."
+)
+@click.option("--experiment", default="", help="MLflow experiment to look in.")
+def export(run: str, dataset: str, name: str, exports_dir: str, experiment: str) -> None:
+    """Turn the best run, or a given one, into one proved ONNX file.
+
+    \b
+    Examples:
+      imgclf export
+      imgclf export --run 20261121-090144-3f2a
+    """
+    from imgclf.pipeline.export import export as run_export
+    from imgclf.summary import print_export
+
+    print_export(
+        run_export(
+            run, dataset=dataset, name=name, exports_dir=exports_dir, experiment=experiment
+        )
+    )
+
+
+@main.command()
+@click.argument("model")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option(
+    "--top-k", default=3, show_default=True, type=click.IntRange(min=1), help="Classes to list."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def predict(model: str, images: tuple[str, ...], top_k: int, as_json: bool) -> None:
+    """Classify images with an exported model.
+
+    IMAGE is a file, a folder, or - for an image on standard input.
+
+    \b
+    Examples:
+      imgclf predict exports/digits/model.onnx exports/digits/example.png
+      imgclf predict exports/digits/model.onnx photos/ --top-k 1 --json
+    """
+    from imgclf.predict import Predictor, Unreadable
+
+    predictor = Predictor(Path(model))
+    sources = [sys.stdin.buffer.read() if image == "-" else image for image in images]
+    answers = list(predictor.stream(sources, top_k=top_k))
+    if as_json:
+        click.echo(json.dumps([answer.to_dict() for answer in answers], indent=2))
+    for answer in () if as_json else answers:
+        if isinstance(answer, Unreadable):
+            _fail(f"{answer.image}: {answer.error}", "")
+        else:
+            top = "  ".join(f"{label} {value:.2%}" for label, value in answer.top)
+            click.echo(f"{answer.image}: {top}")
+    if not answers:
+        raise ImgclfError(f"No images in {', '.join(images)}.", "Give image files, or a folder.")
+    if any(isinstance(answer, Unreadable) for answer in answers):
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--experiment", default="", help="MLflow experiment to look in.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def runs(experiment: str, as_json: bool) -> None:
+    """List the training runs, best first.
+
+    \b
+    Example:
+      imgclf runs
+    """
+    from imgclf.summary import print_runs
+    from imgclf.tracking.runs import list_runs
+
+    found = list_runs(experiment)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(run) for run in found], indent=2))
+    else:
+        print_runs(found)

@@ -1,0 +1,67 @@
+"""What every source of images becomes."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgclf.card import Preprocessing
+from imgclf.preprocess import centre_crop
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Labelled images, decoded once.
+
+    Attributes:
+        name: what a person calls it: ``digits``, or a folder's name.
+        images: uint8 [n, height, width, channels], at least as large as the network's input.
+        labels: int64 [n], positions in ``classes``.
+        classes: label names, sorted.
+        names: [n] what identifies each image: the path below the root, or its position.
+        files: [n] the image files; empty where the images do not come from files.
+        preprocessing: from an image file to the network's input.
+        digest: SHA-256 of the content: class names, names, labels and bytes of every image.
+        source: where it comes from, for people.
+        unreadable: name and reason of each image that was left out.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    files: tuple[Path, ...]
+    preprocessing: Preprocessing
+    digest: str
+    source: str
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def inputs(self, indices: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
+        """Return images as the network reads them: the centre of what is stored.
+
+        Args:
+            indices: int64 [m], or a slice.
+
+        Returns:
+            uint8 [m, height, width, channels] of ``preprocessing``.
+        """
+        size = self.preprocessing
+        return centre_crop(self.images[indices], size.height, size.width)
+
+
+def content_digest(
+    classes: Sequence[str], names: Sequence[str], labels: NDArray[np.int64], digests: Sequence[str]
+) -> str:
+    """Return the SHA-256 of a data set's content; ``digests`` holds one digest per image."""
+    hasher = hashlib.sha256()
+    for text in (*classes, *(f"{n}\0{y}\0{d}" for n, y, d in zip(names, labels, digests))):
+        # "surrogatepass": file names that are not UTF-8 count as well.
+        hasher.update(text.encode("utf-8", "surrogatepass") + b"\n")
+    return hasher.hexdigest()

@@ -1,0 +1,1 @@
+"""From trained weights to one proved ONNX file."""

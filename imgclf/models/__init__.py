@@ -1,0 +1,7 @@
+"""Networks by name, and the classifier that wraps one with its normalisation."""
+
+from imgclf.models import cnn  # noqa: F401 - importing it registers its networks
+from imgclf.models.classifier import ImageClassifier
+from imgclf.models.registry import InputShape, create_network, network_names
+
+__all__ = ["ImageClassifier", "InputShape", "create_network", "network_names"]

@@ -1,0 +1,34 @@
+"""From stored pixels to logits: normalisation belongs to the model."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ImageClassifier(nn.Module):
+    """A network behind its normalisation; the one module that is trained, tested and exported.
+
+    Args:
+        network: from normalised float [batch, channels, height, width] to logits.
+        mean, std: per channel, in pixel values 0 to 255.
+    """
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify pixels.
+
+        Args:
+            images: uint8 or float, [batch, height, width, channels], 0 to 255.
+
+        Returns:
+            logits [batch, classes].
+        """
+        # The permuted view of NHWC pixels is a channels_last tensor: no copy is made.
+        pixels = images.permute(0, 3, 1, 2).float()
+        return self.network((pixels - self.mean) / self.std)

@@ -1,0 +1,50 @@
+"""Plain convolutional networks."""
+
+from torch import nn
+
+from imgclf.models.registry import InputShape, register
+
+
+def _convolution(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
+    """3x3 convolution, batch normalisation, ReLU. The normalisation makes a bias superfluous."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+@register(min_size=4)
+def digits_cnn(shape: InputShape, num_classes: int, dropout: float) -> nn.Module:
+    """Three 3x3 convolutions and a dense layer, for images of about 8x8 pixels."""
+    return nn.Sequential(
+        _convolution(shape.channels, 32),
+        _convolution(32, 64),
+        nn.MaxPool2d(2),
+        _convolution(64, 128),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(128 * (shape.height // 4) * (shape.width // 4), num_classes),
+    )
+
+
+@register(min_size=2)
+def small_cnn(shape: InputShape, num_classes: int, dropout: float) -> nn.Module:
+    """VGG-style blocks with batch normalisation and an average over positions at the end.
+
+    Resolution is halved until about 4x4 positions are left, so that every unit of the last block
+    sees most of the image, whatever the input's size. Inputs above 64 pixels are halved by the
+    first convolution already: at full resolution it would cost most of the time.
+    """
+    size = min(shape.height, shape.width)
+    stride = 2 if size > 64 else 1
+    channels = 32
+    blocks = [_convolution(shape.channels, channels, stride), _convolution(channels, channels)]
+    size //= stride
+    while size >= 8:
+        wider = min(2 * channels, 256)
+        blocks += [nn.MaxPool2d(2), _convolution(channels, wider), _convolution(wider, wider)]
+        channels, size = wider, size // 2
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout)]
+    return nn.Sequential(*blocks, *head, nn.Linear(channels, num_classes))

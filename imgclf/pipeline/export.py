@@ -1,0 +1,189 @@
+"""Export, from a run in MLflow to a proved ONNX file, in ``exports/`` and in the registry."""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from imgclf.card import ModelCard
+from imgclf.config import TrainConfig
+from imgclf.data.dataset import ImageDataset
+from imgclf.data.splits import Split
+from imgclf.errors import ImgclfError
+from imgclf.exporting import graph, parity
+from imgclf.models import ImageClassifier, InputShape, create_network
+from imgclf.pipeline.data import load_and_split
+from imgclf.predict import Predictor
+from imgclf.tracking.model_registry import (
+    Registration,
+    log_export_files,
+    log_export_metrics,
+    register_export,
+)
+from imgclf.tracking.runs import TrainRun, best_run, download_model, find_run
+from imgclf.training.weights import load_weights
+
+MODEL_FILE, PARITY_FILE, EXAMPLE_FILE = "model.onnx", "parity.json", "example.png"
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export came to.
+
+    Attributes:
+        folder: holds ``model.onnx``, ``parity.json`` and ``example.png``, one of the test images.
+        model: the ONNX file.
+        example_label: what the example shows.
+        run: the training run that the model comes from.
+        parity: the proof.
+        registration: the registered version.
+    """
+
+    folder: Path
+    model: Path
+    example_label: str
+    run: TrainRun
+    parity: parity.Parity
+    registration: Registration
+
+
+def export(
+    run: str = "",
+    *,
+    dataset: str = "",
+    name: str = "",
+    exports_dir: str | os.PathLike[str] = "exports",
+    experiment: str = "",
+) -> ExportResult:
+    """Turn a training run into one ONNX file, and prove that it answers as the trained model does.
+
+    Nothing is written to ``exports_dir`` or to MLflow unless the proof holds.
+
+    Args:
+        run: imgclf's or MLflow's id of a run; empty for the experiment's best.
+        dataset: choose among runs on this data set; a folder is also where the images are read,
+            for data that has moved since the training.
+        name: of the folder in ``exports_dir``; empty for the data set's name.
+        exports_dir: receives the folder.
+        experiment: where to look for the best run; empty for MLflow's environment or default.
+
+    Raises:
+        ImgclfError: there is no such run, the data is not what the run was trained on, or the proof
+            failed.
+    """
+    moved = Path(dataset).expanduser() if dataset and Path(dataset).expanduser().is_dir() else None
+    wanted = moved.resolve().name if moved else dataset
+    chosen = find_run(run) if run else best_run(experiment, wanted)
+    target = Path(exports_dir) / (name or chosen.dataset)
+    with download_model(chosen) as folder:
+        config = _read_config(folder / "config.json", moved)
+        card = ModelCard.from_json((folder / "card.json").read_text(encoding="utf-8"))
+        _refuse_other_model(target, card)
+        model = _rebuild(config, card)
+        load_weights(model, folder / "weights.safetensors")
+    images, split = load_and_split(config)
+    _check_data(chosen, images, split)
+    card = dataclasses.replace(
+        card, provenance={**card.provenance, "mlflow_run_id": chosen.mlflow_run_id}
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as workspace:
+        built = Path(workspace) / "export"
+        built.mkdir()
+        proof = _build_and_prove(model, card, images, split, built)
+        label = _write_example(images, split, built)
+        example = images.inputs(split.test[:2])
+        registration = register_export(chosen, built / MODEL_FILE, card, example)
+        log_export_files(chosen, built, (MODEL_FILE, PARITY_FILE, EXAMPLE_FILE))
+        log_export_metrics(
+            chosen,
+            {
+                "export/max_scaled_difference": proof.max_scaled_difference,
+                "export/top1_agreement": proof.top1_agreement,
+            },
+        )
+        _replace_folder(built, target)
+    return ExportResult(target, target / MODEL_FILE, label, chosen, proof, registration)
+
+
+def _read_config(path: Path, moved: Path | None) -> TrainConfig:
+    config = TrainConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    return dataclasses.replace(config, dataset=str(moved)) if moved else config
+
+
+def _rebuild(config: TrainConfig, card: ModelCard) -> ImageClassifier:
+    size = card.preprocessing
+    shape = InputShape(size.channels, size.height, size.width)
+    network = create_network(config.model, shape, len(card.classes), config.dropout)
+    return ImageClassifier(network, card.mean, card.std)
+
+
+def _check_data(run: TrainRun, images: ImageDataset, split: Split) -> None:
+    if images.digest != run.dataset_digest:
+        raise ImgclfError(
+            f"The data at '{images.source}' is not what run {run.run_id} was trained on (digest"
+            f" {images.digest[:12]}, then {run.dataset_digest[:12]}).",
+            "Restore the images as they were, give their place with --dataset FOLDER, or train"
+            " again.",
+        )
+    if split.digest != run.split_digest:
+        raise ImgclfError(
+            f"The test split of run {run.run_id} cannot be made again: its digest differs.",
+            "Use the versions of imgclf and NumPy that it was trained with, or train again.",
+        )
+
+
+def _build_and_prove(
+    model: ImageClassifier, card: ModelCard, images: ImageDataset, split: Split, folder: Path
+) -> parity.Parity:
+    """Write the file, prove it, and write it again with the proof's figures on its card."""
+    test = images.inputs(split.test)
+    proto = graph.build_onnx(model, np.resize(test, (2, *test.shape[1:])))
+    graph.write_onnx(proto, card, folder / MODEL_FILE)
+    sources = [images.files[position] for position in split.test] if images.files else list(test)
+    proof = parity.compare(
+        model, Predictor(folder / MODEL_FILE), test, sources, images.labels[split.test]
+    )
+    proof.require()
+    graph.write_onnx(
+        proto, dataclasses.replace(card, parity=proof.to_dict()), folder / MODEL_FILE
+    )
+    (folder / PARITY_FILE).write_text(proof.to_json(), encoding="utf-8")
+    return proof
+
+
+def _write_example(images: ImageDataset, split: Split, folder: Path) -> str:
+    """Write a test image, so that a person has something to predict at once."""
+    position = split.test[0]
+    pixels = images.images[position]
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(folder / EXAMPLE_FILE)
+    return images.classes[images.labels[position]]
+
+
+def _refuse_other_model(target: Path, card: ModelCard) -> None:
+    """Replace an export of the same data set, never anything else."""
+    if not target.exists():
+        return
+    present = Predictor(target / MODEL_FILE).card if (target / MODEL_FILE).is_file() else None
+    if present is None or present.classes != card.classes:
+        raise ImgclfError(
+            f"'{target}' exists and holds something else than an export of this data set.",
+            "Choose another folder with --name, or remove it.",
+        )
+
+
+def _replace_folder(built: Path, target: Path) -> None:
+    """Put the finished folder in its place; an older one is only removed once this one is there."""
+    if not target.exists():
+        os.rename(built, target)
+        return
+    outgoing = built.with_name("outgoing")
+    os.rename(target, outgoing)
+    os.rename(built, target)
+    shutil.rmtree(outgoing)

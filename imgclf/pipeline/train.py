@@ -1,0 +1,306 @@
+"""Training, from a configuration to a run that MLflow holds whole."""
+
+import csv
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from imgclf import __version__
+from imgclf.card import ModelCard
+from imgclf.config import AUTO, TrainConfig
+from imgclf.data.augment import Augmentation
+from imgclf.data.dataset import ImageDataset
+from imgclf.data.loader import TrainLoader
+from imgclf.data.splits import Split
+from imgclf.evaluation import figures
+from imgclf.evaluation.inference import predict_logits
+from imgclf.evaluation.metrics import Metrics, compute_metrics
+from imgclf.evaluation.report import write_report
+from imgclf.models import ImageClassifier, InputShape, create_network
+from imgclf.pipeline.data import load_and_split
+from imgclf.progress import TrainingDisplay
+from imgclf.tracking.environment import environment_tags
+from imgclf.tracking.identity import (
+    DATASET_DIGEST_TAG,
+    DATASET_TAG,
+    EPOCHS_TAG,
+    MODEL_TAG,
+    SPLIT_DIGEST_TAG,
+    create_identity,
+)
+from imgclf.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+from imgclf.training.device import Compute, choose_compute
+from imgclf.training.loop import EpochEnd, Snapshot, TrainState, train_epochs
+from imgclf.training.selection import Selection
+from imgclf.training.weights import load_weights, save_weights
+
+# Metric name -> (epoch, value) pairs.
+History = dict[str, list[tuple[int, float]]]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run came to.
+
+    Attributes:
+        run_id: imgclf's own id of the run; `imgclf.export` takes it.
+        mlflow_run_id, url: in MLflow; None where the server has not answered.
+        folder: the run's local files.
+        best_epoch: whose weights were kept.
+        metrics: of these weights, such as ``test/accuracy`` and ``best/val_accuracy``.
+        not_sent: what MLflow did not take, in words; empty where it holds the whole run.
+    """
+
+    run_id: str
+    mlflow_run_id: str | None
+    url: str | None
+    folder: Path
+    best_epoch: int
+    metrics: dict[str, float]
+    not_sent: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run in progress: what every stage of it needs."""
+
+    config: TrainConfig
+    compute: Compute
+    dataset: ImageDataset
+    split: Split
+    tracker: Tracker
+    folder: Path
+
+
+def train(config: TrainConfig | None = None) -> TrainResult:
+    """Train a classifier, and record the whole run in MLflow and in its local folder.
+
+    Args:
+        config: the run's parameters; None for the defaults.
+
+    Raises:
+        UsageError: a name or an option that does not fit; nothing was recorded.
+        ImgclfError: the data cannot be used, or training failed; the run ends as FAILED.
+    """
+    config = config or TrainConfig()
+    compute = choose_compute(config)
+    dataset, split = load_and_split(config)
+    config = _resolve(config, compute, dataset)
+    model = create_model(config, dataset, split)
+    identity = create_identity(Path(config.runs_dir), "train", config.run_name, config.experiment)
+    folder = Path(identity.folder)
+    tracker = Tracker(identity, folder)
+    run = _Run(config, compute, dataset, split, tracker, folder)
+    try:
+        _record_inputs(run, model)
+        selection, history = _fit(run, model)
+        metrics = _evaluate(run, model, selection, history)
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        tracker.tags({"imgclf.error": " ".join(f"{type(error).__name__}: {error}".split())})
+        tracker.finish(KILLED if stopped else FAILED)
+        raise
+    not_sent = tuple(tracker.finish(FINISHED))
+    tracker.check()
+    return TrainResult(
+        run_id=identity.run_id,
+        mlflow_run_id=tracker.mlflow_run_id,
+        url=tracker.url,
+        folder=folder,
+        best_epoch=selection.best_epoch,
+        metrics=metrics,
+        not_sent=not_sent,
+    )
+
+
+def create_model(config: TrainConfig, dataset: ImageDataset, split: Split) -> ImageClassifier:
+    """Build the classifier with fresh weights, drawn from the seed, on the CPU."""
+    size = dataset.preprocessing
+    torch.manual_seed(config.seed)
+    shape = InputShape(size.channels, size.height, size.width)
+    network = create_network(config.model, shape, len(dataset.classes), config.dropout)
+    mean, std = channel_statistics(dataset.inputs(split.train))
+    return ImageClassifier(network, mean, std)
+
+
+def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation per channel of uint8 [n, height, width, channels]."""
+    means, stds = [], []
+    for channel in range(images.shape[-1]):
+        counts = np.bincount(images[..., channel].ravel(), minlength=256)
+        mean = float(np.average(np.arange(256), weights=counts))
+        variance = float(np.average((np.arange(256) - mean) ** 2, weights=counts))
+        means.append(mean)
+        stds.append(max(variance**0.5, 1.0))  # images of one colour have no spread
+    return means, stds
+
+
+def _resolve(config: TrainConfig, compute: Compute, dataset: ImageDataset) -> TrainConfig:
+    """Replace every ``auto`` by what it came to, so that the record can be read on its own."""
+    automatic = "digits-cnn" if config.dataset == "digits" else "small-cnn"
+    return dataclasses.replace(
+        config,
+        dataset=dataset.source if dataset.files else config.dataset,
+        model=automatic if config.model == AUTO else config.model,
+        device=compute.device.type,
+        precision=compute.precision_name,
+        threads=compute.threads,
+    )
+
+
+def _record_inputs(run: _Run, model: ImageClassifier) -> None:
+    """Log what the run starts from: parameters, data, split, environment."""
+    config, dataset, split, tracker = run.config, run.dataset, run.split, run.tracker
+    tracker.parameters(config.to_dict())
+    tracker.tags(
+        {
+            DATASET_TAG: dataset.name,
+            DATASET_DIGEST_TAG: dataset.digest,
+            SPLIT_DIGEST_TAG: split.digest,
+            MODEL_TAG: config.model,
+            "imgclf.parameters": str(sum(weight.numel() for weight in model.parameters())),
+            **environment_tags(run.compute.device_name, config),
+        }
+    )
+    size = dataset.preprocessing
+    profile = {
+        "images": len(dataset),
+        "classes": len(dataset.classes),
+        "input": [size.height, size.width, size.channels],
+        "unreadable": len(dataset.unreadable),
+    }
+    tracker.dataset(dataset.name, dataset.digest, "training", dataset.source, profile)
+    seeded = {**split.sizes, "split_seed": config.split_seed}
+    tracker.dataset(f"{dataset.name}-split", split.digest, "split", dataset.source, seeded)
+    (run.folder / "model").mkdir()
+    (run.folder / "model" / "config.json").write_text(config.to_json(), encoding="utf-8")
+    _write_split(run.folder / "split.csv", dataset, split)
+    tracker.artifact("split.csv", "data")
+
+
+def _write_split(path: Path, dataset: ImageDataset, split: Split) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label", "split"])
+        for part in ("train", "val", "test"):
+            for position in getattr(split, part):
+                name, label = dataset.names[position], dataset.labels[position]
+                writer.writerow([name, dataset.classes[label], part])
+        writer.writerows([name, "", f"unreadable: {why}"] for name, why in dataset.unreadable)
+
+
+def _fit(run: _Run, model: ImageClassifier) -> tuple[Selection, History]:
+    """Train; keep the best epoch's weights in ``model/weights.safetensors``."""
+    config, dataset, split = run.config, run.dataset, run.split
+    size = dataset.preprocessing
+    augmentation = Augmentation.from_config(config, size.height, size.width)
+    stored = dataset.images if augmentation.random_crop else dataset.inputs(slice(None))
+    loader = TrainLoader(
+        stored[split.train],
+        dataset.labels[split.train],
+        config.batch_size,
+        augmentation,
+        config.seed,
+        run.compute.device,
+    )
+    state = TrainState.start(model, config, run.compute)
+    selection = Selection()
+    history: History = {}
+    with TrainingDisplay(config.epochs, loader.steps_per_epoch) as display:
+        for event in train_epochs(state, loader, config, run.compute):
+            run.tracker.check()
+            if isinstance(event, Snapshot):
+                display.snapshot(event)
+                continue
+            validation = _validate(run, state)
+            is_best = _select(selection, event, validation)
+            if is_best:
+                save_weights(state.selected_model, run.folder / "model" / "weights.safetensors")
+            metrics = _epoch_metrics(event, validation, selection)
+            run.tracker.metrics(metrics, step=event.epoch)
+            for name, value in metrics.items():
+                history.setdefault(name, []).append((event.epoch, value))
+            display.epoch_end(event, validation, is_best)
+            if selection.exhausted(config.early_stopping_patience):
+                display.say(f"stopped early: no better for {config.early_stopping_patience} epochs")
+                break
+    return selection, history
+
+
+def _validate(run: _Run, state: TrainState) -> Metrics | None:
+    if not len(run.split.val):
+        return None
+    images, labels = run.dataset.inputs(run.split.val), run.dataset.labels[run.split.val]
+    return compute_metrics(predict_logits(state.selected_model, images, run.compute.device), labels)
+
+
+def _select(selection: Selection, end: EpochEnd, validation: Metrics | None) -> bool:
+    if validation is None:
+        selection.keep_last(end.epoch)
+        return True
+    return selection.update(end.epoch, validation.accuracy, validation.loss)
+
+
+def _epoch_metrics(
+    end: EpochEnd, validation: Metrics | None, selection: Selection
+) -> dict[str, float]:
+    metrics = {
+        "train/loss": end.loss,
+        "train/accuracy": end.accuracy,
+        "lr": end.learning_rate,
+        "images_per_second": end.images_per_second,
+        "best/epoch": float(selection.best_epoch),
+    }
+    if validation is not None:
+        metrics |= validation.scalars("val")
+        metrics["best/val_accuracy"] = selection.best_accuracy
+    return metrics
+
+
+def _evaluate(
+    run: _Run, model: ImageClassifier, selection: Selection, history: History
+) -> dict[str, float]:
+    """Test the selected weights once, and record them with all that shows how good they are."""
+    dataset, tracker, folder = run.dataset, run.tracker, run.folder
+    load_weights(model, folder / "model" / "weights.safetensors")
+    images, labels = dataset.inputs(run.split.test), dataset.labels[run.split.test]
+    logits = predict_logits(model, images, run.compute.device)
+    test = compute_metrics(logits, labels)
+    metrics = {name: points[-1][1] for name, points in history.items() if name.startswith("best/")}
+    tracker.metrics(test.scalars("test"), step=selection.best_epoch)
+    metrics |= test.scalars("test")
+    tracker.tags({EPOCHS_TAG: str(selection.last_epoch)})
+
+    card = _card(run, model, metrics)
+    (folder / "model" / "card.json").write_text(card.to_json() + "\n", encoding="utf-8")
+    names = [dataset.names[position] for position in run.split.test]
+    write_report(folder / "test", images, names, labels, logits, dataset.classes, test)
+    best_epoch = selection.best_epoch if len(run.split.val) else None
+    figures.save(figures.curves(history, best_epoch=best_epoch), folder / "curves.png")
+    for path, artifact_folder in (("model", "model"), ("test", "test"), ("curves.png", "")):
+        tracker.artifact(path, artifact_folder)
+    return metrics
+
+
+def _card(run: _Run, model: ImageClassifier, metrics: dict[str, float]) -> ModelCard:
+    provenance = {
+        "run_id": run.folder.name,
+        "dataset": run.dataset.name,
+        "dataset_digest": run.dataset.digest,
+        "split_digest": run.split.digest,
+        "model": run.config.model,
+        "imgclf": __version__,
+        "torch": torch.__version__,
+    }
+    return ModelCard(
+        classes=run.dataset.classes,
+        preprocessing=run.dataset.preprocessing,
+        mean=tuple(model.mean.flatten().tolist()),
+        std=tuple(model.std.flatten().tolist()),
+        provenance=provenance,
+        metrics=metrics,
+    )

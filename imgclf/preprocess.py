@@ -1,0 +1,179 @@
+"""Any image -> the uint8 array that a model card asks for.
+
+The one place where this happens: validation, test, export and prediction all pass through here.
+"""
+
+import io
+import os
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from imgclf.card import Preprocessing
+from imgclf.errors import BadImageError
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]"
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+    + (".ppm", ".pgm", ".pbm", ".pnm")
+)
+MAX_PIXELS = 100_000_000
+
+# What Pillow's decoders are known to raise on damaged files.
+_DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def to_array(source: ImageSource, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Decode, orient and resize one image.
+
+    Args:
+        source: a path, the bytes of a file, a Pillow image, or a uint8 array [height, width] or
+            [height, width, 1 | 3 | 4].
+        preprocessing: the model card's rule.
+
+    Returns:
+        uint8 [height, width, channels], as ``preprocessing`` says.
+
+    Raises:
+        BadImageError: the image cannot be read, or is larger than `MAX_PIXELS`.
+    """
+    image = open_image(source)
+    try:
+        return _fit(image.convert("L" if preprocessing.channels == 1 else "RGB"), preprocessing)
+    except _DECODER_ERRORS as error:
+        raise BadImageError(_reason(error)) from error
+
+
+def open_image(source: ImageSource) -> Image.Image:
+    """Decode an image as a viewer shows it: upright, over white, 8 bits; mode L or RGB.
+
+    Raises:
+        BadImageError: it cannot be read, has another format, or is larger than `MAX_PIXELS`.
+    """
+    try:
+        if isinstance(source, np.ndarray):
+            return _as_seen(_from_array(source))
+        if isinstance(source, Image.Image):
+            return _as_seen(source)
+        with _opened(source) as image:
+            return _as_seen(image)
+    except _DECODER_ERRORS as error:
+        raise BadImageError(_reason(error)) from error
+
+
+def image_size_of(path: Path) -> tuple[int, int]:
+    """Return an image file's (width, height) from its header alone.
+
+    Raises:
+        BadImageError: as `open_image`, so far as the header tells.
+    """
+    try:
+        with _opened(path) as image:
+            return image.size
+    except _DECODER_ERRORS as error:
+        raise BadImageError(_reason(error)) from error
+
+
+def _opened(source: "str | os.PathLike[str] | bytes") -> Image.Image:
+    """Read the header, and refuse an image that is too large to decode."""
+    file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+    with warnings.catch_warnings():
+        # Pillow warns of large images at a threshold of its own; ours is checked below.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(file, formats=FORMATS)
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise BadImageError(f"{width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+    return image
+
+
+def _as_seen(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
+        # 16 bits a pixel. Pillow's own conversion to 8 bits cuts off instead of scaling.
+        values = np.clip(np.asarray(image.convert("I"), dtype=np.int64), 0, 65535)
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode == "F":
+        raise BadImageError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
+
+
+def is_grey(pixels: NDArray[np.uint8]) -> bool:
+    """Tell whether an array [..., 3] holds nothing but shades of grey."""
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    return bool(np.array_equal(red, green) and np.array_equal(green, blue))
+
+
+def centre_crop(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Cut [..., height, width, channels] out of the middle of a larger array; no copy."""
+    top = (pixels.shape[-3] - height) // 2
+    left = (pixels.shape[-2] - width) // 2
+    return pixels[..., top : top + height, left : left + width, :]
+
+
+def _fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    target = (preprocessing.resize_width, preprocessing.resize_height)
+    if image.size != target:
+        # The largest centred box with the target's aspect ratio. Cutting it out while resizing
+        # keeps a 50,000 x 1 image from becoming a huge one on the way.
+        scale = max(target[0] / image.width, target[1] / image.height)
+        half_width = min(target[0] / scale, image.width) / 2
+        half_height = min(target[1] / scale, image.height) / 2
+        x, y = image.width / 2, image.height / 2
+        box = (x - half_width, y - half_height, x + half_width, y + half_height)
+        image = image.resize(target, Image.Resampling.BILINEAR, box=box)
+    pixels = np.asarray(image, dtype=np.uint8).reshape(target[1], target[0], preprocessing.channels)
+    return centre_crop(pixels, preprocessing.height, preprocessing.width)
+
+
+def _from_array(array: NDArray[np.uint8]) -> Image.Image:
+    if array.dtype != np.uint8:
+        raise BadImageError(f"an array of {array.dtype}; pixels must be uint8, from 0 to 255")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise BadImageError(
+            f"an array of shape {array.shape}; it must be [height, width] or [height, width, 1|3|4]"
+        )
+    if array.size == 0:
+        raise BadImageError(f"an empty array of shape {array.shape}")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "a folder, not an image"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or damaged at its start (JPEG, PNG, WebP, BMP, GIF, TIFF are read)"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too many pixels; the limit is {MAX_PIXELS:,}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,81 @@
+"""What a person sees while a run trains."""
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from imgclf.evaluation.metrics import Metrics
+from imgclf.training.loop import EpochEnd, Snapshot
+
+
+class TrainingDisplay:
+    """A line per epoch, and on a terminal a bar with loss, accuracy, speed and time left."""
+
+    def __init__(self, epochs: int, steps_per_epoch: int) -> None:
+        # Without a terminal nothing wraps: a log keeps one line per epoch.
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._epochs = epochs
+        self._steps_per_epoch = steps_per_epoch
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "TrainingDisplay":
+        self._progress.start()
+        self._task = self._progress.add_task(
+            "starting", total=self._epochs * self._steps_per_epoch, figures=""
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(text, markup=False)
+
+    def snapshot(self, snapshot: Snapshot) -> None:
+        """Move the bar."""
+        assert self._task is not None
+        done = (snapshot.epoch - 1) * self._steps_per_epoch + snapshot.step_in_epoch
+        self._progress.update(
+            self._task,
+            completed=done,
+            description=f"epoch {snapshot.epoch}/{self._epochs}",
+            figures=f"loss {snapshot.loss:.4f}  accuracy {snapshot.accuracy:.2%}"
+            f"  {snapshot.images_per_second:,.0f} images/s",
+        )
+
+    def epoch_end(self, end: EpochEnd, validation: Metrics | None, is_best: bool) -> None:
+        """Print an epoch's line; an asterisk marks the best so far."""
+        assert self._task is not None
+        self._progress.update(self._task, completed=end.epoch * self._steps_per_epoch)
+        line = (
+            f"epoch {end.epoch:>{len(str(self._epochs))}}/{self._epochs}"
+            f"  train loss {end.loss:.4f}  accuracy {end.accuracy:7.2%}"
+        )
+        if validation is not None:
+            mark = " *" if is_best else ""
+            line += f"  val loss {validation.loss:.4f}  accuracy {validation.accuracy:7.2%}{mark:2}"
+        self.say(f"{line}  {end.images_per_second:>7,.0f} images/s")

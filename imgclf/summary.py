@@ -1,0 +1,151 @@
+"""What a command prints at its end: what came of it, and the next command, ready to be typed."""
+
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from imgclf.pipeline.export import ExportResult
+from imgclf.pipeline.train import TrainResult
+from imgclf.tracking.connection import ui_arguments
+from imgclf.tracking.identity import adopted_run
+from imgclf.tracking.runs import TrainRun
+
+
+def print_training(result: TrainResult) -> None:
+    """Print a finished run: its figures, where it is, and how to look at it and export it."""
+    metrics = result.metrics
+    kept = f"kept the weights of epoch {result.best_epoch}"
+    if "best/val_accuracy" in metrics:
+        kept += f" (validation accuracy {metrics['best/val_accuracy']:.2%})"
+    click.echo(kept)
+    click.secho(
+        f"test accuracy {metrics['test/accuracy']:.2%}   F1 {metrics['test/f1']:.4f}"
+        f"   loss {metrics['test/loss']:.4f}",
+        bold=True,
+    )
+    click.echo()
+    click.echo(f"run       {result.run_id}")
+    if result.url:
+        click.echo(f"MLflow    {result.url}")
+    click.echo(f"files     {shown_path(result.folder)}")
+    for problem in result.not_sent:
+        click.secho(f"not sent  {problem}", fg="yellow", err=True)
+    click.echo()
+    if ui_arguments() is not None:
+        click.echo(f"look at it:  {shlex.join([*_mlflow(), *(ui_arguments() or ())])}")
+    click.echo(f"export it:   {next_command('export', run=result.run_id)}")
+
+
+def print_export(result: ExportResult) -> None:
+    """Print an export: the proof, the files, the registered version and how to predict."""
+    proof, registration = result.parity, result.registration
+    stored = "stored files" if proof.from_files else "stored pixels"
+    click.echo(f"run       {result.run.run_id} ({result.run.dataset}, {result.run.model})")
+    click.secho(
+        f"proved    {proof.images:,} test images from {stored}: same answers,"
+        f" logits within {proof.max_scaled_difference:.1e},"
+        f" accuracy {proof.onnx_accuracy:.2%} = {proof.reference_accuracy:.2%}",
+        bold=True,
+    )
+    champion = "champion" if registration.is_champion else "not champion"
+    click.echo(
+        f"MLflow    {registration.name} version {registration.version},"
+        f" {champion}: {registration.reason}"
+    )
+    size = result.model.stat().st_size / 1024
+    click.echo(f"model     {shown_path(result.model)} ({size:,.0f} KiB)")
+    click.echo()
+    example = shown_path(result.folder / "example.png")
+    command = next_command("predict", model=shown_path(result.model), image=example)
+    click.echo(f"predict (the example shows '{result.example_label}'):  {command}")
+
+
+def print_runs(runs: Sequence[TrainRun]) -> None:
+    """Print a table of runs, best first."""
+    if not runs:
+        click.echo(f"No training runs here yet. Train one:  {next_command('train')}")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("data set", "model"):
+        table.add_column(title, overflow="fold")
+    for title in ("epochs", "val acc.", "test acc.", "time"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for title in ("status", "started", "id"):
+        table.add_column(title, no_wrap=True)
+    for run in runs:
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.start_time_ms / 1000))
+        table.add_row(
+            run.dataset,
+            run.model,
+            str(run.epochs or ""),
+            _percent(run.val_accuracy),
+            _percent(run.test_accuracy),
+            _duration(run.seconds),
+            run.status,
+            started,
+            run.run_id,
+        )
+    # A pipe or a file gets whole lines; a terminal, its own width.
+    console = Console(highlight=False)
+    console.print(table, width=None if console.is_terminal else 160)
+
+
+def next_command(command: str, **values: str) -> str:
+    """Return a command of ours as it can be typed in the shell that this one was typed in.
+
+    Args:
+        command: ``train``, ``export`` or ``predict``.
+        values: its options; for ``predict``, its arguments.
+    """
+    if adopted_run() and not shutil.which("imgclf"):
+        # The runner made an environment for this process alone; the shell knows only the runner.
+        parameters = [part for pair in values.items() for part in ("-P", "=".join(pair))]
+        manager = [] if _in_conda() else ["--env-manager", "uv"]
+        return shlex.join([*_mlflow(), "run", ".", *manager, "-e", command, *parameters])
+    own = ["imgclf"] if shutil.which("imgclf") else [shown_path(sys.executable), "-m", "imgclf"]
+    if command == "predict":
+        return shlex.join([*own, command, *values.values()])
+    options = [part for name, value in values.items() for part in (f"--{name}", value)]
+    return shlex.join([*own, command, *options])
+
+
+def _mlflow() -> list[str]:
+    if adopted_run() and not shutil.which("imgclf"):
+        return ["mlflow"] if _in_conda() else ["uvx", f"mlflow@{version('mlflow')}"]
+    return ["mlflow"] if shutil.which("mlflow") else [shown_path(sys.executable), "-m", "mlflow"]
+
+
+def _in_conda() -> bool:
+    return os.environ.get("CONDA_PREFIX") == sys.prefix
+
+
+def shown_path(path: "str | os.PathLike[str]") -> str:
+    """Return a path as it can be typed: relative where it lies below the current folder.
+
+    Under the runner it is absolute: the shell may be in another folder.
+    """
+    absolute = Path(os.path.abspath(path))
+    if adopted_run() or not absolute.is_relative_to(Path.cwd()):
+        return str(absolute)
+    return str(absolute.relative_to(Path.cwd()))
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,94 @@
+"""The connection to MLflow: which store, which experiment, and errors in plain words."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from imgclf.errors import ImgclfError
+
+_TEMPORARY = {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED", "IO_ERROR"}
+
+
+def connect() -> MlflowClient:
+    """Return a client of the store that MLFLOW_TRACKING_URI names, or of ``./mlflow.db``."""
+    return MlflowClient()
+
+
+def is_temporary(error: Exception) -> bool:
+    """Tell whether a call may succeed later: the server is away or busy, not the call wrong."""
+    if isinstance(error, MlflowException):
+        return error.error_code in _TEMPORARY
+    return isinstance(error, OSError)  # requests' exceptions are OSErrors
+
+
+def describe(error: Exception) -> str:
+    """Return one line that a person can read."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 400 else text[:400] + " …"
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn MLflow's exceptions into `ImgclfError`, for calls that a person waits for."""
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise ImgclfError(
+            f"The MLflow store at {mlflow.get_tracking_uri()} failed: {describe(error)}",
+            "Check MLFLOW_TRACKING_URI, and that its server runs.",
+        ) from error
+
+
+def find_experiment(client: MlflowClient, name: str) -> str | None:
+    """Return the id of the experiment that every command looks in, or None if it does not exist.
+
+    Args:
+        client: the store.
+        name: from ``--experiment``; where it is empty, MLFLOW_EXPERIMENT_NAME, then
+            MLFLOW_EXPERIMENT_ID, then MLflow's default experiment.
+    """
+    name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+    experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID", "")
+    if not name and experiment_id:
+        return experiment_id
+    experiment = client.get_experiment_by_name(name or "Default")
+    return experiment.experiment_id if experiment else None
+
+
+def find_or_create_experiment(client: MlflowClient, name: str) -> str:
+    """Return the id of `find_experiment`, creating the experiment where it does not exist."""
+    found = find_experiment(client, name)
+    if found is not None:
+        return found
+    try:
+        return client.create_experiment(name or os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default"))
+    except MlflowException as error:
+        # Another process may have created it in between.
+        found = find_experiment(client, name)
+        if found is None:
+            raise error
+        return found
+
+
+def run_url(experiment_id: str, run_id: str) -> str:
+    """Return the address of a run's page; for a local store, where ``mlflow ui`` will show it."""
+    uri = mlflow.get_tracking_uri()
+    host = uri.rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
+    return f"{host}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def ui_arguments() -> list[str] | None:
+    """Return mlflow's arguments that show the runs; None where a server shows them already."""
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        return None
+    database = Path(unquote(uri.removeprefix("sqlite:///")))
+    if uri.startswith("sqlite:///") and database.resolve() == Path("mlflow.db").resolve():
+        return ["ui"]
+    return ["ui", "--backend-store-uri", uri]

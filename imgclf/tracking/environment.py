@@ -1,0 +1,47 @@
+"""What a run was computed with, as tags."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+
+from imgclf.config import TrainConfig
+
+_PACKAGES = ("imgclf", "torch", "mlflow", "numpy", "pillow", "onnx", "onnxruntime")
+
+
+def environment_tags(device_name: str, config: TrainConfig) -> dict[str, str]:
+    """Return device, versions and the state of the git checkout that the command ran in.
+
+    Args:
+        device_name: the device as its maker calls it.
+        config: resolved: it names the device, the precision and the threads in use.
+    """
+    tags = {f"version.{name}": version(name) for name in _PACKAGES if name != "imgclf"}
+    tags["version.imgclf"] = _own_version()
+    tags["version.python"] = platform.python_version()
+    tags["device"] = config.device
+    tags["device.name"] = device_name
+    tags["precision"] = config.precision
+    tags["threads"] = str(config.threads)
+    tags["platform"] = platform.platform()
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        tags["git.commit"] = commit
+        tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
+    return tags
+
+
+def _own_version() -> str:
+    from imgclf import __version__
+
+    return __version__
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,183 @@
+"""Proved models in MLflow: the ONNX flavour, registered versions and the alias ``champion``."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import onnx
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from numpy.typing import NDArray
+
+from imgclf.card import ModelCard
+from imgclf.tracking.connection import connect, readable_errors
+from imgclf.tracking.identity import DATASET_DIGEST_TAG, RUN_ID_TAG, SPLIT_DIGEST_TAG
+from imgclf.tracking.runs import TrainRun
+
+CHAMPION = "champion"
+_SHA256_TAG = "imgclf.sha256"
+_VAL_ACCURACY_TAG = "imgclf.val_accuracy"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A registered model version.
+
+    Attributes:
+        name, version: of the registered model.
+        is_champion: whether the alias points at it.
+        reason: why, in words.
+    """
+
+    name: str
+    version: str
+    is_champion: bool
+    reason: str
+
+
+def register_export(
+    run: TrainRun, model_file: Path, card: ModelCard, example: NDArray[np.uint8]
+) -> Registration:
+    """Log a proved model file to its training run, register it, and move the alias by the rule.
+
+    Args:
+        run: the training run that the model comes from.
+        model_file: the ONNX file.
+        card: its card.
+        example: uint8 [2, height, width, channels], an input example.
+
+    Raises:
+        ImgclfError: the store cannot be reached or refuses.
+    """
+    with readable_errors():
+        client = connect()
+        name = registered_name(run.dataset)
+        sha256 = hashlib.sha256(model_file.read_bytes()).hexdigest()
+        registered = _find_version(client, name, run, sha256)
+        if registered is None:
+            registered = _log(run, model_file, card, example, name, sha256)
+        is_champion, reason = _update_champion(client, registered, run)
+    return Registration(name, str(registered.version), is_champion, reason)
+
+
+def log_export_files(run: TrainRun, folder: Path, names: tuple[str, ...]) -> None:
+    """Add files of an export to its training run, under ``export/``."""
+    with readable_errors():
+        client = connect()
+        for name in names:
+            client.log_artifact(run.mlflow_run_id, str(folder / name), "export")
+
+
+def log_export_metrics(run: TrainRun, values: Mapping[str, float]) -> None:
+    """Add figures of an export's proof to its training run."""
+    with readable_errors():
+        client = connect()
+        for name, value in values.items():
+            client.log_metric(run.mlflow_run_id, name, value, step=run.best_epoch)
+
+
+def registered_name(dataset: str) -> str:
+    """Return the registered model's name for a data set; MLflow forbids some characters."""
+    return "imgclf-" + re.sub(r"[/:.%\"']", "-", dataset)
+
+
+def tag_runner_run(mlflow_run_id: str, tags: Mapping[str, str]) -> None:
+    """Tag the run that the ``mlflow run`` runner opened for a step other than training."""
+    with readable_errors():
+        client = connect()
+        for name, value in tags.items():
+            client.set_tag(mlflow_run_id, name, value)
+
+
+def _find_version(
+    client: MlflowClient, name: str, run: TrainRun, sha256: str
+) -> ModelVersion | None:
+    """Find the version that an earlier export of the same file has registered."""
+    for found in client.search_model_versions(f"name = '{name}'"):
+        if found.run_id == run.mlflow_run_id and found.tags.get(_SHA256_TAG) == sha256:
+            return found
+    return None
+
+
+def _log(
+    run: TrainRun,
+    model_file: Path,
+    card: ModelCard,
+    example: NDArray[np.uint8],
+    name: str,
+    sha256: str,
+) -> ModelVersion:
+    size, classes = card.preprocessing, len(card.classes)
+    image = TensorSpec(np.dtype(np.uint8), (-1, size.height, size.width, size.channels), "image")
+    outputs = [
+        TensorSpec(np.dtype(np.float32), (-1, classes), output)
+        for output in ("logits", "probabilities")
+    ]
+    tags = {
+        RUN_ID_TAG: run.run_id,
+        DATASET_DIGEST_TAG: run.dataset_digest,
+        SPLIT_DIGEST_TAG: run.split_digest,
+        _SHA256_TAG: sha256,
+    }
+    if run.val_accuracy is not None:
+        tags[_VAL_ACCURACY_TAG] = repr(run.val_accuracy)
+    options: dict[str, Any] = {"run_id": run.mlflow_run_id}
+    logged = mlflow.onnx.log_model(
+        onnx.load_from_string(model_file.read_bytes()),
+        name="onnx",
+        registered_model_name=name,
+        signature=ModelSignature(Schema([image]), Schema(outputs)),
+        input_example=example,
+        pip_requirements=[
+            f"{package}=={version(package)}"
+            for package in ("mlflow", "numpy", "onnx", "onnxruntime")
+        ],
+        save_as_external_data=False,
+        onnx_execution_providers=["CPUExecutionProvider"],
+        step=run.best_epoch,
+        tags=tags,
+        **options,
+    )
+    client = connect()
+    registered = client.get_model_version(name, str(logged.registered_model_version))
+    for tag, value in tags.items():
+        client.set_model_version_tag(name, str(registered.version), tag, value)
+    return client.get_model_version(name, str(registered.version))
+
+
+def _update_champion(
+    client: MlflowClient, candidate: ModelVersion, run: TrainRun
+) -> tuple[bool, str]:
+    """Move the alias where the candidate's run beats the champion's on the same data and split."""
+    name, number = candidate.name, str(candidate.version)
+    try:
+        champion = client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException:
+        champion = None  # there is no such alias yet
+    if champion is not None and str(champion.version) == number:
+        return True, "it was already"
+    if run.val_accuracy is None:
+        return False, "its run had no validation split"
+    if champion is None:
+        client.set_registered_model_alias(name, CHAMPION, number)
+        return True, "the first version"
+    same = all(
+        champion.tags.get(tag) == candidate.tags.get(tag)
+        for tag in (DATASET_DIGEST_TAG, SPLIT_DIGEST_TAG)
+    )
+    if not same:
+        return False, f"version {champion.version} was trained on other data or another split"
+    best = float(champion.tags.get(_VAL_ACCURACY_TAG, "nan"))
+    if run.val_accuracy <= best:
+        return False, f"version {champion.version} has validation accuracy {best:.2%}"
+    client.set_registered_model_alias(name, CHAMPION, number)
+    return True, f"better than version {champion.version} ({best:.2%})"

@@ -1,0 +1,106 @@
+"""Where and with which arithmetic a run is computed."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from imgclf.config import AUTO, TrainConfig
+from imgclf.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """The hardware settings in use.
+
+    Attributes:
+        device: where the tensors live.
+        precision: dtype of the forward pass: float32, bfloat16 or float16.
+        threads: CPU threads. One thread and two give different weights: it is recorded.
+        device_name: the device as its maker calls it.
+        note: why ``--device auto`` did not take a GPU that is there; empty otherwise.
+    """
+
+    device: torch.device
+    precision: torch.dtype
+    threads: int
+    device_name: str
+    note: str = ""
+
+    @property
+    def precision_name(self) -> str:
+        """The precision as ``--precision`` spells it."""
+        return next(name for name, dtype in _DTYPES.items() if dtype is self.precision)
+
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_compute(config: TrainConfig) -> Compute:
+    """Choose the device, the precision and the number of threads, and set the latter.
+
+    Raises:
+        UsageError: the device that was asked for is not available, or lacks the precision.
+    """
+    threads = config.threads or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    device, note = _choose_device(config.device)
+    return Compute(device, _choose_precision(config, device), threads, _name(device), note)
+
+
+def _choose_device(wanted: str) -> tuple[torch.device, str]:
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if wanted == AUTO:
+        found = next(name for name in ("cuda", "mps", "cpu") if available[name])
+        return torch.device(found), _why_no_cuda() if found == "cpu" else ""
+    if not available[wanted]:
+        found = ", ".join(name for name, there in available.items() if there)
+        reason = _why_no_cuda() if wanted == "cuda" else ""
+        raise UsageError(
+            f"--device {wanted} is not available here.{' ' + reason if reason else ''}",
+            f"Available: {found}. --device auto takes the best of them.",
+        )
+    return torch.device(wanted), ""
+
+
+def _why_no_cuda() -> str:
+    """Say why an NVIDIA card that is there cannot be used; empty where there is none."""
+    if not Path("/proc/driver/nvidia").exists() and not Path("/dev/nvidia0").exists():
+        return ""
+    if torch.version.cuda is None:
+        return "An NVIDIA card is there, but this PyTorch was built without CUDA."
+    return (
+        f"An NVIDIA card is there, but PyTorch's CUDA {torch.version.cuda} cannot use it: the"
+        " driver may be too old ('nvidia-smi' tells its version) or the device hidden"
+        " (CUDA_VISIBLE_DEVICES)."
+    )
+
+
+def _choose_precision(config: TrainConfig, device: torch.device) -> torch.dtype:
+    if config.precision != AUTO:
+        if config.precision == "fp16" and device.type == "cpu":
+            raise UsageError("--precision fp16 needs a GPU.", "Use fp32 or bf16 on the CPU.")
+        return _DTYPES[config.precision]
+    if device.type != "cuda":
+        return torch.float32
+    # Compute capability 8 (Ampere) brought bf16 arithmetic, 7 (Volta) fp16; before, both are slow.
+    major, _ = torch.cuda.get_device_capability(device)
+    return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else torch.float32
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        try:
+            for line in Path("/proc/cpuinfo").read_text().splitlines():
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+        except OSError:
+            pass  # not Linux
+    return device.type

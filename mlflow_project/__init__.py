@@ -1,0 +1,1 @@
+"""The steps that MLproject's entry points call."""
