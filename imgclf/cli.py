@@ -25,12 +25,12 @@ CONTEXT = {
 class _Group(click.Group):
     """Shows a person's mistake as one line with a hint, never as a traceback."""
 
-    def invoke(self, context: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            return super().invoke(ctx)
         except ImgclfError as error:
             _fail(error.message, error.hint)
-            context.exit(error.exit_code)
+            ctx.exit(error.exit_code)
         except ModuleNotFoundError as error:
             extra = _extra_for(error.name or "")
             if not extra:
@@ -39,7 +39,7 @@ class _Group(click.Group):
                 f"This command needs '{error.name}', which is not installed.",
                 f"Install it with: pip install 'imgclf[{extra}]'",
             )
-            context.exit(1)
+            ctx.exit(1)
 
 
 def _fail(message: str, hint: str) -> None:
@@ -84,11 +84,11 @@ def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
 class _GroupedCommand(click.Command):
     """Lists the options of `TrainConfig` under its groups."""
 
-    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups = {field.name: option_of(field).group for field in dataclasses.fields(TrainConfig)}
         sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(context):
-            record = parameter.get_help_record(context)
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
             if record is not None:
                 sections.setdefault(groups.get(parameter.name or "", "Other"), []).append(record)
         for title, records in sections.items():
@@ -150,9 +150,7 @@ def export(run: str, dataset: str, name: str, exports_dir: str, experiment: str)
     from imgclf.summary import print_export
 
     print_export(
-        run_export(
-            run, dataset=dataset, name=name, exports_dir=exports_dir, experiment=experiment
-        )
+        run_export(run, dataset=dataset, name=name, exports_dir=exports_dir, experiment=experiment)
     )
 
 

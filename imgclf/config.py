@@ -117,9 +117,7 @@ class TrainConfig:
     learning_rate: float = _option(
         0.003, "Optimisation", "The highest learning rate.", minimum=0.0, maximum=100.0, alias="lr"
     )
-    momentum: float = _option(
-        0.9, "Optimisation", "Momentum of SGD.", minimum=0.0, maximum=0.9999
-    )
+    momentum: float = _option(0.9, "Optimisation", "Momentum of SGD.", minimum=0.0, maximum=0.9999)
     nesterov: bool = _option(True, "Optimisation", "Nesterov momentum for SGD.")
     weight_decay: float = _option(
         0.01,
@@ -170,9 +168,7 @@ class TrainConfig:
         maximum=2**31 - 1,
     )
     # Machine
-    device: str = _option(
-        AUTO, "Machine", "Where to train.", choices=(AUTO, "cpu", "cuda", "mps")
-    )
+    device: str = _option(AUTO, "Machine", "Where to train.", choices=(AUTO, "cpu", "cuda", "mps"))
     precision: str = _option(
         AUTO,
         "Machine",

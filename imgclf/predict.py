@@ -135,13 +135,11 @@ class Predictor:
             for name, outcome in zip(names, outcomes, strict=True):
                 if isinstance(outcome, str):
                     raise BadImageError(f"{name}: {outcome}")
-            results.append(self.run(np.stack([array for array in outcomes])))
+            results.append(self.run(np.stack(list(outcomes))))
         logits, probabilities = zip(*results, strict=True)
         return np.concatenate(logits), np.concatenate(probabilities)
 
-    def run(
-        self, batch: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, batch: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Classify a batch that is already preprocessed.
 
         Args:
@@ -219,7 +217,7 @@ def _open_session(
 ) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(content, options, providers=list(PROVIDERS))
-    except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base class
+    except Exception as error:  # onnxruntime's errors share no base class
         reason = " ".join(str(error).split())
         raise ImgclfError(
             f"'{path}' is not an ONNX model that can be used: {reason}",

@@ -4,7 +4,6 @@ import os
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -74,15 +73,15 @@ def print_runs(runs: Sequence[TrainRun]) -> None:
     if not runs:
         click.echo(f"No training runs here yet. Train one:  {next_command('train')}")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    # The id must be whole to be of use; names give way where a terminal is narrow.
     for title in ("data set", "model"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="ellipsis", no_wrap=True, min_width=6)
     for title in ("epochs", "val acc.", "test acc.", "time"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for title in ("status", "started", "id"):
-        table.add_column(title, no_wrap=True)
+        table.add_column(title, justify="right", min_width=len(title))
+    table.add_column("status", min_width=8)
+    table.add_column("id", min_width=20)
     for run in runs:
-        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.start_time_ms / 1000))
         table.add_row(
             run.dataset,
             run.model,
@@ -91,12 +90,11 @@ def print_runs(runs: Sequence[TrainRun]) -> None:
             _percent(run.test_accuracy),
             _duration(run.seconds),
             run.status,
-            started,
             run.run_id,
         )
-    # A pipe or a file gets whole lines; a terminal, its own width.
     console = Console(highlight=False)
-    console.print(table, width=None if console.is_terminal else 160)
+    # A pipe or a file has no width to keep to.
+    (console if console.is_terminal else Console(highlight=False, width=200)).print(table)
 
 
 def next_command(command: str, **values: str) -> str:

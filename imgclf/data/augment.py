@@ -73,7 +73,9 @@ class Augmentation:
             # two epochs (Jordan, 94% on CIFAR-10 in 3.29 seconds, arXiv:2404.00498).
             flip = np.random.default_rng([seed, 2]).random(num_images) < 0.5
             flip = flip ^ bool(epoch % 2)
-        top, left, mirrored = (torch.from_numpy(part).to(padded.device) for part in (*corners, flip))
+        top, left, mirrored = (
+            torch.from_numpy(part).to(padded.device) for part in (*corners, flip)
+        )
         return Draws(top, left, mirrored)
 
     def apply(self, padded: Tensor, indices: Tensor, draws: Draws) -> Tensor:

@@ -61,7 +61,8 @@ def content_digest(
 ) -> str:
     """Return the SHA-256 of a data set's content; ``digests`` holds one digest per image."""
     hasher = hashlib.sha256()
-    for text in (*classes, *(f"{n}\0{y}\0{d}" for n, y, d in zip(names, labels, digests))):
+    images = zip(names, labels, digests, strict=True)
+    for text in (*classes, *(f"{name}\0{label}\0{digest}" for name, label, digest in images)):
         # "surrogatepass": file names that are not UTF-8 count as well.
         hasher.update(text.encode("utf-8", "surrogatepass") + b"\n")
     return hasher.hexdigest()

@@ -41,11 +41,15 @@ def load_folder(root: Path, image_size: int, max_bad_images: float) -> ImageData
     preprocessing = _choose_size(files, image_size)
     pixels, digests, reasons = _decode_all(files, preprocessing)
     names = [path.relative_to(root).as_posix() for path in files]
-    unreadable = tuple((name, reason) for name, reason in zip(names, reasons, strict=True) if reason)
+    unreadable = tuple(
+        (name, reason) for name, reason in zip(names, reasons, strict=True) if reason
+    )
     _check_unreadable(root, unreadable, len(files), max_bad_images)
     if unreadable:
         kept = [position for position, reason in enumerate(reasons) if not reason]
-        files, names, digests = ([items[i] for i in kept] for items in (files, names, digests))
+        files = [files[position] for position in kept]
+        names = [names[position] for position in kept]
+        digests = [digests[position] for position in kept]
         pixels, labels = pixels[kept], labels[kept]
         _check_classes(root, labels, classes)
     if is_grey(pixels):

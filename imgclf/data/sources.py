@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,7 @@ def digits() -> ImageDataset:
     """
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()  # scikit-learn types it as a tuple as well
     # The original pixels are counts from 0 to 16.
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     return _from_arrays("digits", images, bunch.target, tuple("0123456789"), "scikit-learn")

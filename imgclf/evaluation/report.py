@@ -79,7 +79,9 @@ def _write_confusion(path: Path, confusion: NDArray[np.int64], classes: Sequence
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["true \\ predicted", *classes])
-        writer.writerows([name, *row.tolist()] for name, row in zip(classes, confusion, strict=True))
+        writer.writerows(
+            [name, *row.tolist()] for name, row in zip(classes, confusion, strict=True)
+        )
 
 
 def _write_classification_report(

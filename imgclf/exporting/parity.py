@@ -108,7 +108,7 @@ def compare(
     parity = Parity(
         images=len(inputs),
         from_files=not isinstance(sources[0], np.ndarray),
-        max_scaled_difference=difference / max(scale, np.finfo(np.float32).tiny),
+        max_scaled_difference=difference / scale if scale else 0.0,
         reference_scale=scale,
         max_probability_difference=float(np.abs(probabilities - softmax(reference)).max()),
         top1_agreement=1 - (len(differs) - ties) / len(inputs),

@@ -20,11 +20,13 @@ from imgclf.exporting import graph, parity
 from imgclf.models import ImageClassifier, InputShape, create_network
 from imgclf.pipeline.data import load_and_split
 from imgclf.predict import Predictor
+from imgclf.tracking.identity import TRAINING_RUN_TAG, adopted_run
 from imgclf.tracking.model_registry import (
     Registration,
     log_export_files,
     log_export_metrics,
     register_export,
+    tag_runner_run,
 )
 from imgclf.tracking.runs import TrainRun, best_run, download_model, find_run
 from imgclf.training.weights import load_weights
@@ -80,6 +82,8 @@ def export(
     moved = Path(dataset).expanduser() if dataset and Path(dataset).expanduser().is_dir() else None
     wanted = moved.resolve().name if moved else dataset
     chosen = find_run(run) if run else best_run(experiment, wanted)
+    if adopted_run():
+        tag_runner_run(adopted_run(), {TRAINING_RUN_TAG: chosen.mlflow_run_id})
     target = Path(exports_dir) / (name or chosen.dataset)
     with download_model(chosen) as folder:
         config = _read_config(folder / "config.json", moved)
@@ -151,9 +155,7 @@ def _build_and_prove(
         model, Predictor(folder / MODEL_FILE), test, sources, images.labels[split.test]
     )
     proof.require()
-    graph.write_onnx(
-        proto, dataclasses.replace(card, parity=proof.to_dict()), folder / MODEL_FILE
-    )
+    graph.write_onnx(proto, dataclasses.replace(card, parity=proof.to_dict()), folder / MODEL_FILE)
     (folder / PARITY_FILE).write_text(proof.to_json(), encoding="utf-8")
     return proof
 

@@ -24,11 +24,11 @@ _LONGEST_TAG = 8000
 _LONGEST_DIGEST = 36
 
 
-class Unreachable(Exception):
+class UnreachableError(Exception):
     """The record may be taken later."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The record will never be taken; ``hint`` says what a person can do."""
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -55,24 +55,22 @@ class Destination:
         """Send one record.
 
         Raises:
-            Unreachable: the store is away; try again.
-            Refused: the store answered that it will not take the record.
+            UnreachableError: the store is away; try again.
+            RefusedError: the store answered that it will not take the record.
         """
         try:
             getattr(self, f"_deliver_{record.kind}")(record, **record.content)
         except (MlflowException, OSError) as error:
             if is_temporary(error):
-                raise Unreachable(describe(error)) from error
-            raise Refused(describe(error), "Check MLFLOW_TRACKING_URI.") from error
+                raise UnreachableError(describe(error)) from error
+            raise RefusedError(describe(error), "Check MLFLOW_TRACKING_URI.") from error
 
     def _deliver_run(self, record: Record, **_: Any) -> None:
         """Open the run, or adopt the one that the runner opened."""
         self._client = connect()
         tags = {RUN_ID_TAG: self._identity.run_id, KIND_TAG: self._identity.kind}
-        if self._identity.adopted:
-            run = self._adopt(tags)
-        else:
-            run = self._create(tags, record.time_ms)
+        adopted = self._identity.adopted
+        run = self._adopt(tags) if adopted else self._create(tags, record.time_ms)
         self.mlflow_run_id = run.info.run_id
         self.url = run_url(run.info.experiment_id, run.info.run_id)
 

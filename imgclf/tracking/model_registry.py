@@ -1,6 +1,8 @@
 """Proved models in MLflow: the ONNX flavour, registered versions and the alias ``champion``."""
 
+import contextlib
 import hashlib
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, Schema, TensorSpec
 from numpy.typing import NDArray
 
 from imgclf.card import ModelCard
@@ -118,7 +120,7 @@ def _log(
 ) -> ModelVersion:
     size, classes = card.preprocessing, len(card.classes)
     image = TensorSpec(np.dtype(np.uint8), (-1, size.height, size.width, size.channels), "image")
-    outputs = [
+    outputs: list[ColSpec | TensorSpec] = [
         TensorSpec(np.dtype(np.float32), (-1, classes), output)
         for output in ("logits", "probabilities")
     ]
@@ -131,22 +133,24 @@ def _log(
     if run.val_accuracy is not None:
         tags[_VAL_ACCURACY_TAG] = repr(run.val_accuracy)
     options: dict[str, Any] = {"run_id": run.mlflow_run_id}
-    logged = mlflow.onnx.log_model(
-        onnx.load_from_string(model_file.read_bytes()),
-        name="onnx",
-        registered_model_name=name,
-        signature=ModelSignature(Schema([image]), Schema(outputs)),
-        input_example=example,
-        pip_requirements=[
-            f"{package}=={version(package)}"
-            for package in ("mlflow", "numpy", "onnx", "onnxruntime")
-        ],
-        save_as_external_data=False,
-        onnx_execution_providers=["CPUExecutionProvider"],
-        step=run.best_epoch,
-        tags=tags,
-        **options,
-    )
+    # MLflow announces on standard error what this function returns.
+    with contextlib.redirect_stderr(io.StringIO()):
+        logged = mlflow.onnx.log_model(
+            onnx.load_from_string(model_file.read_bytes()),
+            name="onnx",
+            registered_model_name=name,
+            signature=ModelSignature(Schema([image]), Schema(outputs)),
+            input_example=example,
+            pip_requirements=[
+                f"{package}=={version(package)}"
+                for package in ("mlflow", "numpy", "onnx", "onnxruntime")
+            ],
+            save_as_external_data=False,
+            onnx_execution_providers=["CPUExecutionProvider"],
+            step=run.best_epoch,
+            tags=tags,
+            **options,
+        )
     client = connect()
     registered = client.get_model_version(name, str(logged.registered_model_version))
     for tag, value in tags.items():

@@ -34,7 +34,7 @@ class TrainRun:
         run_id: imgclf's own id.
         mlflow_run_id: MLflow's.
         name, dataset, model, status: as in the MLflow UI.
-        dataset_digest, split_digest: what it was trained and selected on; empty before it got there.
+        dataset_digest, split_digest: what it was trained and selected on.
         epochs: complete ones; 0 before the end.
         val_accuracy: of the selected weights; None without a validation split.
         test_accuracy: of the same weights; None before the end.
@@ -69,7 +69,9 @@ def list_runs(experiment: str = "") -> list[TrainRun]:
         experiment_id = find_experiment(client, experiment)
         if experiment_id is None:
             return []
-        runs = [_from_mlflow(run) for run in _search(client, experiment_id, f"`{KIND_TAG}` = 'train'")]
+        runs = [
+            _from_mlflow(run) for run in _search(client, experiment_id, f"`{KIND_TAG}` = 'train'")
+        ]
     return sorted(runs, key=_rank)
 
 
@@ -143,9 +145,7 @@ def download_model(run: TrainRun) -> Iterator[Path]:
                 f"Run '{run.run_id}' ({run.status}) has no model to export.",
                 "Choose a finished run: 'imgclf runs' lists them.",
             )
-        download_artifacts(
-            run_id=run.mlflow_run_id, artifact_path=_MODEL_FOLDER, dst_path=folder
-        )
+        download_artifacts(run_id=run.mlflow_run_id, artifact_path=_MODEL_FOLDER, dst_path=folder)
         yield Path(folder) / _MODEL_FOLDER
 
 

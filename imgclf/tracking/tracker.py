@@ -137,7 +137,7 @@ class _Sender:
                 return
 
     def _deliver(self, destination: Any, record: Record) -> None:
-        from imgclf.tracking.destination import Refused, Unreachable
+        from imgclf.tracking.destination import RefusedError, UnreachableError
 
         pause = _FIRST_RETRY_SECONDS
         while True:
@@ -145,9 +145,9 @@ class _Sender:
                 destination.deliver(record)
                 self._last_success = time.monotonic()
                 return
-            except Unreachable as error:
+            except UnreachableError as error:
                 last_error = str(error)
-            except Refused as error:
+            except RefusedError as error:
                 if record.kind == "run":
                     self.refusal = ImgclfError(f"MLflow refused the run: {error}", error.hint)
                 self._problems.append(f"{record.kind}: {error}")

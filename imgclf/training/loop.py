@@ -46,7 +46,7 @@ class TrainState:
     def start(cls, model: nn.Module, config: TrainConfig, compute: Compute) -> "TrainState":
         """Begin with fresh weights on the device."""
         # Channels last: the layout in which the images lie; faster on CPU and GPU alike.
-        model = model.to(compute.device, memory_format=torch.channels_last)
+        model = model.to(compute.device).to(memory_format=torch.channels_last)
         scaled = compute.precision is torch.float16
         return cls(
             model=model,
@@ -102,9 +102,8 @@ def train_epochs(
         for batch in loader.epoch(epoch):
             # Dropout is drawn from (seed, step) alone, so that a resumed run draws the same.
             torch.manual_seed(config.seed * 1_000_003 + state.step)
-            learning_rate = learning_rate_at(state.step, total_steps, config)
             for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate_at(state.step, total_steps, config)
 
             with _autocast(compute):
                 logits = state.model(batch.images)
@@ -124,7 +123,8 @@ def train_epochs(
                 return
         state.epoch = epoch
         end = meter.snapshot()
-        yield EpochEnd(epoch, end.loss, end.accuracy, learning_rate, end.images_per_second)
+        last_rate = state.optimizer.param_groups[0]["lr"]
+        yield EpochEnd(epoch, end.loss, end.accuracy, last_rate, end.images_per_second)
 
 
 def _autocast(compute: Compute) -> torch.autocast:

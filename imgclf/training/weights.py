@@ -13,7 +13,9 @@ from imgclf.errors import ImgclfError
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write a model's weights and buffers, so that the file is whole at every moment."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
     temporary = path.with_name(path.name + ".part")
     save_file(tensors, temporary)
     os.replace(temporary, path)
