@@ -1,0 +1,64 @@
+"""Trained runs and real images that tests share: importing torch and training cost seconds."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from imgclf.config import TrainConfig
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of its own with an MLflow store of its own, for the whole session."""
+    folder = tmp_path_factory.mktemp("workplace")
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+    os.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(workplace: Path):
+    """A short real run on the digits: a `TrainResult`."""
+    import imgclf
+
+    return imgclf.train(TrainConfig(epochs=3, run_name="shared"))
+
+
+@pytest.fixture(scope="session")
+def exported(trained):
+    """The proved export of `trained`: an `ExportResult`."""
+    import imgclf
+
+    return imgclf.export(trained.run_id)
+
+
+@pytest.fixture(scope="session")
+def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real digits as PNG files, ``<root>/<class>/<number>.png``, 40 of each of 4 classes."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    root = tmp_path_factory.mktemp("digit_files")
+    bunch = load_digits()
+    for label in range(4):
+        (root / str(label)).mkdir()
+        for position in np.flatnonzero(bunch.target == label)[:40]:
+            pixels = np.round(bunch.images[position] * (255 / 16)).astype(np.uint8)
+            Image.fromarray(pixels).save(root / str(label) / f"{position:04}.png")
+    return root
