@@ -12,8 +12,49 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from imgclf.config import TrainConfig
+from imgclf.data.dataset import ImageDataset
+from imgclf.data.splits import Split
 from imgclf.evaluation.metrics import Metrics
+from imgclf.training.device import Compute
 from imgclf.training.loop import EpochEnd, Snapshot
+
+
+def say(text: str) -> None:
+    """Print one line of plain text."""
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def print_start(
+    config: TrainConfig, compute: Compute, dataset: ImageDataset, split: Split, parameters: int
+) -> None:
+    """Print what a run is about to do: data, network, optimiser, device.
+
+    Args:
+        config: resolved.
+        compute: the hardware settings in use.
+        dataset, split: the images.
+        parameters: the network's number of weights.
+    """
+    size = dataset.preprocessing
+    colour = "grey" if size.channels == 1 else "colour"
+    parts = ", ".join(f"{count:,} {part}" for part, count in split.sizes.items() if count)
+    lines = [
+        f"{dataset.name}: {len(dataset):,} images, {len(dataset.classes)} classes,"
+        f" {size.height}x{size.width} {colour}; {parts}",
+        f"{config.model}: {parameters:,} parameters; {config.optimizer}, learning rate"
+        f" {config.learning_rate:g}, {config.schedule}, batches of {config.batch_size}",
+        f"{config.device}: {compute.device_name}, {config.precision}, {config.threads} threads",
+    ]
+    if compute.note:
+        lines.append(f"Note: {compute.note}")
+    if dataset.unreadable:
+        first, reason = dataset.unreadable[0]
+        lines.append(
+            f"Note: {len(dataset.unreadable)} unreadable image(s) left out, the first is {first}:"
+            f" {reason}"
+        )
+    say("\n".join([*lines, ""]))
 
 
 class TrainingDisplay:

@@ -48,7 +48,7 @@ def print_export(result: ExportResult) -> None:
     """Print an export: the proof, the files, the registered version and how to predict."""
     proof, registration = result.parity, result.registration
     stored = "stored files" if proof.from_files else "stored pixels"
-    click.echo(f"run       {result.run.run_id} ({result.run.dataset}, {result.run.model})")
+    click.echo()
     click.secho(
         f"proved    {proof.images:,} test images from {stored}: same answers,"
         f" logits within {proof.max_scaled_difference:.1e},"

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sklearn.datasets import load_digits
 
     root = tmp_path_factory.mktemp("digit_files")
-    bunch = load_digits()
+    bunch: Any = load_digits()
     for label in range(4):
         (root / str(label)).mkdir()
         for position in np.flatnonzero(bunch.target == label)[:40]:

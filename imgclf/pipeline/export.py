@@ -20,6 +20,7 @@ from imgclf.exporting import graph, parity
 from imgclf.models import ImageClassifier, InputShape, create_network
 from imgclf.pipeline.data import load_and_split
 from imgclf.predict import Predictor
+from imgclf.progress import say
 from imgclf.tracking.identity import TRAINING_RUN_TAG, adopted_run
 from imgclf.tracking.model_registry import (
     Registration,
@@ -91,6 +92,7 @@ def export(
         _refuse_other_model(target, card)
         model = _rebuild(config, card)
         load_weights(model, folder / "weights.safetensors")
+    say(f"exporting run {chosen.run_id} ({chosen.dataset}, {chosen.model})")
     images, split = load_and_split(config)
     _check_data(chosen, images, split)
     card = dataclasses.replace(
@@ -148,8 +150,10 @@ def _build_and_prove(
 ) -> parity.Parity:
     """Write the file, prove it, and write it again with the proof's figures on its card."""
     test = images.inputs(split.test)
+    say("tracing the network")
     proto = graph.build_onnx(model, np.resize(test, (2, *test.shape[1:])))
     graph.write_onnx(proto, card, folder / MODEL_FILE)
+    say(f"comparing the file with the trained model on {len(test):,} test images")
     sources = [images.files[position] for position in split.test] if images.files else list(test)
     proof = parity.compare(
         model, Predictor(folder / MODEL_FILE), test, sources, images.labels[split.test]

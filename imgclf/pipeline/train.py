@@ -22,7 +22,7 @@ from imgclf.evaluation.metrics import Metrics, compute_metrics
 from imgclf.evaluation.report import write_report
 from imgclf.models import ImageClassifier, InputShape, create_network
 from imgclf.pipeline.data import load_and_split
-from imgclf.progress import TrainingDisplay
+from imgclf.progress import TrainingDisplay, print_start
 from imgclf.tracking.environment import environment_tags
 from imgclf.tracking.identity import (
     DATASET_DIGEST_TAG,
@@ -91,6 +91,7 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     dataset, split = load_and_split(config)
     config = _resolve(config, compute, dataset)
     model = create_model(config, dataset, split)
+    print_start(config, compute, dataset, split, _num_parameters(model))
     identity = create_identity(Path(config.runs_dir), "train", config.run_name, config.experiment)
     folder = Path(identity.folder)
     tracker = Tracker(identity, folder)
@@ -162,7 +163,7 @@ def _record_inputs(run: _Run, model: ImageClassifier) -> None:
             DATASET_DIGEST_TAG: dataset.digest,
             SPLIT_DIGEST_TAG: split.digest,
             MODEL_TAG: config.model,
-            "imgclf.parameters": str(sum(weight.numel() for weight in model.parameters())),
+            "imgclf.parameters": str(_num_parameters(model)),
             **environment_tags(run.compute.device_name, config),
         }
     )
@@ -180,6 +181,10 @@ def _record_inputs(run: _Run, model: ImageClassifier) -> None:
     (run.folder / "model" / "config.json").write_text(config.to_json(), encoding="utf-8")
     _write_split(run.folder / "split.csv", dataset, split)
     tracker.artifact("split.csv", "data")
+
+
+def _num_parameters(model: ImageClassifier) -> int:
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def _write_split(path: Path, dataset: ImageDataset, split: Split) -> None:
