@@ -80,7 +80,9 @@ def run_url(experiment_id: str, run_id: str) -> str:
     """Return the address of a run's page; for a local store, where ``mlflow ui`` will show it."""
     uri = mlflow.get_tracking_uri()
     host = uri.rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
-    return f"{host}/#/experiments/{experiment_id}/runs/{run_id}"
+    # Without its argument the UI opens with its pages for language models.
+    page = f"experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    return f"{host}/#/{page}"
 
 
 def ui_arguments() -> list[str] | None:

@@ -1,0 +1,141 @@
+"""The rule by which a run is best, on a real store with runs of every kind."""
+
+import pytest
+from mlflow import MlflowClient
+
+from imgclf.errors import ImgclfError
+from imgclf.tracking.identity import (
+    DATASET_DIGEST_TAG,
+    DATASET_TAG,
+    KIND_TAG,
+    RUN_ID_TAG,
+    SPLIT_DIGEST_TAG,
+)
+from imgclf.tracking.runs import best_run, find_run, list_runs
+
+_count = iter(range(1000))
+
+
+@pytest.fixture
+def experiment(request, workplace) -> str:
+    name = f"{request.node.name}"
+    MlflowClient().create_experiment(name)
+    return name
+
+
+def add_run(
+    experiment: str,
+    val_accuracy: float | None,
+    kind: str = "train",
+    status: str = "FINISHED",
+    dataset: str = "digits",
+    data: str = "d1",
+    split: str = "s1",
+) -> str:
+    client = MlflowClient()
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    run_id = f"20260101-000000-{next(_count):04}"
+    tags = {
+        RUN_ID_TAG: run_id,
+        KIND_TAG: kind,
+        DATASET_TAG: dataset,
+        DATASET_DIGEST_TAG: data,
+        SPLIT_DIGEST_TAG: split,
+    }
+    run = client.create_run(found.experiment_id, tags=tags)
+    if val_accuracy is not None:
+        client.log_metric(run.info.run_id, "best/val_accuracy", val_accuracy)
+    client.log_metric(run.info.run_id, "val/accuracy", 0.1)  # the last epoch's does not count
+    if status != "RUNNING":
+        client.set_terminated(run.info.run_id, status)
+    return run_id
+
+
+def test_the_best_finished_train_run_wins(experiment):
+    add_run(experiment, 0.90)
+    best = add_run(experiment, 0.95)
+    add_run(experiment, 0.99, status="FAILED")
+    add_run(experiment, 0.99, status="RUNNING")
+    add_run(experiment, 0.99, status="KILLED")
+    add_run(experiment, 0.99, kind="export")
+    add_run(experiment, None)
+    assert best_run(experiment).run_id == best
+
+
+def test_of_equally_good_runs_the_first_wins(experiment):
+    first = add_run(experiment, 0.95)
+    add_run(experiment, 0.95)
+    assert best_run(experiment).run_id == first
+
+
+def test_several_data_sets_are_listed_rather_than_compared(experiment):
+    first = add_run(experiment, 0.95)
+    second = add_run(experiment, 0.60, dataset="photos", data="d2", split="s2")
+    with pytest.raises(ImgclfError) as caught:
+        best_run(experiment)
+    for text in (first, second, "digits", "photos"):
+        assert text in caught.value.message
+    assert "--dataset" in caught.value.hint
+    assert best_run(experiment, dataset="photos").run_id == second
+
+
+def test_another_split_of_the_same_data_is_not_compared(experiment):
+    add_run(experiment, 0.95)
+    add_run(experiment, 0.97, split="s2")
+    with pytest.raises(ImgclfError, match="cannot be compared"):
+        best_run(experiment, dataset="digits")
+
+
+def test_without_a_run_the_message_says_how_to_train(experiment):
+    with pytest.raises(ImgclfError, match="no training run") as caught:
+        best_run(experiment)
+    assert "imgclf train" in caught.value.hint
+    with pytest.raises(ImgclfError, match="no training run"):
+        best_run("an experiment that does not exist")
+
+
+def test_runs_without_validation_are_no_candidates(experiment):
+    add_run(experiment, None)
+    with pytest.raises(ImgclfError, match="finished with a validation accuracy"):
+        best_run(experiment)
+
+
+def test_an_unknown_data_set_lists_the_known_ones(experiment):
+    add_run(experiment, 0.9)
+    with pytest.raises(ImgclfError, match=r"'photos'.*there are: digits"):
+        best_run(experiment, dataset="photos")
+
+
+def test_more_runs_than_a_page_holds_are_all_listed(experiment, monkeypatch):
+    client = MlflowClient()
+    search = client.search_runs
+    monkeypatch.setattr(
+        MlflowClient,
+        "search_runs",
+        lambda self, *args, **kwargs: search(*args, **{**kwargs, "max_results": 2}),
+    )
+    expected = {add_run(experiment, 0.1 * step) for step in range(5)}
+    listed = list_runs(experiment)
+    assert {run.run_id for run in listed} == expected
+    accuracies = [run.val_accuracy or 0 for run in listed]
+    assert accuracies == sorted(accuracies, reverse=True)
+
+
+def test_a_run_is_found_by_either_id(trained):
+    by_own_id = find_run(trained.run_id)
+    assert find_run(trained.mlflow_run_id) == by_own_id
+    assert by_own_id.epochs == 3
+    assert by_own_id.test_accuracy == trained.metrics["test/accuracy"]
+
+
+@pytest.mark.parametrize("run_id", ["20200101-000000-ffff", "0" * 32, "x' OR '1' = '1", ""])
+def test_an_unknown_run_is_a_clear_error(run_id, workplace):
+    with pytest.raises(ImgclfError, match="There is no run"):
+        find_run(run_id)
+
+
+def test_a_run_of_another_kind_is_refused(experiment):
+    run_id = add_run(experiment, 0.9, kind="export")
+    with pytest.raises(ImgclfError, match="not a training run"):
+        find_run(run_id)

@@ -1,0 +1,172 @@
+"""What a run says arrives in a real MLflow server, through a real HTTP connection."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import requests
+from mlflow import MlflowClient
+
+import imgclf
+from imgclf.config import TrainConfig
+from imgclf.errors import ImgclfError
+from imgclf.tracking.identity import create_identity
+from imgclf.tracking.tracker import FINISHED, Tracker
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("server")
+    port = free_port()
+    environment = {key: value for key, value in os.environ.items() if "MLFLOW" not in key}
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"),
+            *("--port", str(port), "--backend-store-uri", f"sqlite:///{folder}/server.db"),
+            *("--artifacts-destination", str(folder / "artifacts")),
+        ],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        try:
+            if requests.get(f"{address}/health", timeout=1).ok:
+                break
+        except requests.ConnectionError:
+            time.sleep(0.1)
+    else:
+        pytest.fail("the server did not start")
+    yield address
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(timeout=30)
+
+
+@pytest.fixture
+def tracking_uri(monkeypatch: pytest.MonkeyPatch):
+    """Point MLflow somewhere for one test."""
+
+    def point(uri: str) -> MlflowClient:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert mlflow.get_tracking_uri() == uri
+        return MlflowClient()
+
+    return point
+
+
+def test_a_whole_run_arrives_on_a_server(server, tracking_uri, tmp_path):
+    client = tracking_uri(server)
+    config = TrainConfig(epochs=2, experiment="over http", runs_dir=str(tmp_path / "runs"))
+
+    result = imgclf.train(config)
+
+    assert result.not_sent == ()
+    assert result.url is not None
+    assert result.url.startswith(f"{server}/#/experiments/")
+    run = client.get_run(result.mlflow_run_id or "")
+    assert run.info.status == "FINISHED"
+    assert client.get_experiment(run.info.experiment_id).name == "over http"
+    for name in ("train/loss", "train/accuracy", "val/f1", "lr", "images_per_second"):
+        history = client.get_metric_history(run.info.run_id, name)
+        assert [point.step for point in history] == [1, 2], name
+    assert run.data.params["batch_size"] == "64"
+    assert run.data.params["model"] == "digits-cnn"
+    assert run.data.tags["imgclf.run_id"] == result.run_id
+    assert run.data.tags["imgclf.kind"] == "train"
+    inputs = {item.dataset.name: item.dataset.digest for item in run.inputs.dataset_inputs}
+    assert inputs == {
+        "digits": run.data.tags["imgclf.dataset_digest"][:36],
+        "digits-split": run.data.tags["imgclf.split_digest"][:36],
+    }
+    stored = {item.path for item in client.list_artifacts(run.info.run_id, "test")}
+    assert {"test/confusion_matrix.png", "test/predictions.csv"} <= stored
+    assert {item.path for item in client.list_artifacts(run.info.run_id, "model")} == {
+        "model/card.json",
+        "model/config.json",
+        "model/weights.safetensors",
+    }
+
+
+def test_an_export_reaches_the_server_and_its_registry(server, tracking_uri, tmp_path):
+    client = tracking_uri(server)
+    result = imgclf.train(
+        TrainConfig(epochs=1, experiment="exported", runs_dir=str(tmp_path / "runs"))
+    )
+
+    exported = imgclf.export(experiment="exported", exports_dir=tmp_path / "exports")
+
+    assert exported.run.run_id == result.run_id
+    champion = client.get_model_version_by_alias("imgclf-digits", "champion")
+    assert champion.run_id == result.mlflow_run_id
+    path = mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}")
+    assert (Path(path) / "model.onnx").is_file()
+
+
+def test_a_wrong_tracking_address_ends_the_run_with_a_clear_error(tracking_uri, tmp_path):
+    tracking_uri("nonsense://somewhere")
+    with pytest.raises(ImgclfError, match="nonsense") as caught:
+        imgclf.train(TrainConfig(epochs=1, runs_dir=str(tmp_path)))
+    assert "MLFLOW_TRACKING_URI" in caught.value.hint
+
+
+def test_what_could_not_be_sent_is_said_and_kept(tracking_uri, tmp_path, monkeypatch):
+    monkeypatch.setattr("imgclf.tracking.tracker.PATIENCE_SECONDS", 1.0)
+    tracking_uri(f"http://127.0.0.1:{free_port()}")
+    identity = create_identity(tmp_path, "train", "", "")
+    tracker = Tracker(identity, Path(identity.folder))
+    tracker.metrics({"train/loss": 1.0}, step=1)
+
+    not_sent = tracker.finish(FINISHED)
+
+    assert not_sent != []
+    assert '"train/loss": 1.0' in (Path(identity.folder) / "journal.jsonl").read_text()
+
+
+@pytest.mark.parametrize("epochs", ["1", "'1'"])
+def test_the_runners_run_is_adopted_and_its_parameters_are_left_alone(
+    epochs, tracking_uri, tmp_path, monkeypatch, workplace
+):
+    client = tracking_uri(f"sqlite:///{workplace}/mlflow.db")
+    opened = client.create_run(client.create_experiment(f"by the runner {epochs}"))
+    client.log_param(opened.info.run_id, "epochs", epochs)
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
+
+    result = imgclf.train(TrainConfig(epochs=1, runs_dir=str(tmp_path)))
+
+    assert result.mlflow_run_id == opened.info.run_id
+    run = client.get_run(opened.info.run_id)
+    assert run.info.experiment_id == opened.info.experiment_id
+    assert run.info.status == "FINISHED"
+    assert run.data.params["epochs"] == epochs
+    assert run.data.params["batch_size"] == "64"
+    assert result.not_sent == ()
+
+
+def test_a_failed_run_is_recorded_as_failed(tmp_path, workplace):
+    config = TrainConfig(
+        epochs=1, optimizer="sgd", learning_rate=100.0, experiment="fails", runs_dir=str(tmp_path)
+    )
+    with pytest.raises(ImgclfError, match="diverged"):
+        imgclf.train(config)
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("fails")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+    assert "diverged" in run.data.tags["imgclf.error"]
