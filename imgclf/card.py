@@ -69,8 +69,12 @@ class ModelCard:
     parity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.classes) < 2 or not all(isinstance(name, str) for name in self.classes):
+        named = all(isinstance(name, str) and name for name in self.classes)
+        if len(self.classes) < 2 or not named:
             raise ValueError("there must be two or more classes with a name each")
+        for name in self.classes:
+            # A folder's name need not be valid text; ONNX metadata must be.
+            name.encode()
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("class names repeat")
         channels = self.preprocessing.channels
@@ -90,6 +94,8 @@ class ModelCard:
         """
         try:
             values = json.loads(text)
+            if not isinstance(values, dict):
+                raise ValueError("it is no JSON object")
             if values.get("version") != CARD_VERSION:
                 raise ImgclfError(
                     f"The model card has version {values.get('version')!r}; this imgclf reads"
@@ -97,15 +103,22 @@ class ModelCard:
                     "Upgrade imgclf, or export the model again.",
                 )
             return cls(
-                classes=tuple(values["classes"]),
+                classes=tuple(_list(values["classes"])),
                 preprocessing=Preprocessing(**values["preprocessing"]),
-                mean=tuple(float(value) for value in values["mean"]),
-                std=tuple(float(value) for value in values["std"]),
+                mean=tuple(float(value) for value in _list(values["mean"])),
+                std=tuple(float(value) for value in _list(values["std"])),
                 provenance=dict(values["provenance"]),
                 metrics=dict(values["metrics"]),
                 parity=dict(values["parity"]),
             )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise ImgclfError(
-                f"The model card cannot be read: {error}.", "Export the model again."
+                f"The model card cannot be read: {reason}.", "Export the model again."
             ) from error
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.40} is no list")
+    return value

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ def _extra_for(module: str) -> str:
 @click.version_option(__version__, prog_name="imgclf")
 def main() -> None:
     """Train an image classifier, track it in MLflow, export it as one proved ONNX file."""
+    # Pillow remarks on the damaged EXIF data of photos that it reads all the same.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -175,15 +178,21 @@ def predict(model: str, images: tuple[str, ...], top_k: int, as_json: bool) -> N
 
     predictor = Predictor(Path(model))
     sources = [sys.stdin.buffer.read() if image == "-" else image for image in images]
-    answers = list(predictor.stream(sources, top_k=top_k))
-    if as_json:
-        click.echo(json.dumps([answer.to_dict() for answer in answers], indent=2))
-    for answer in () if as_json else answers:
+    standard_input = {f"#{position}" for position, image in enumerate(images) if image == "-"}
+    answers = []
+    for answer in predictor.stream(sources, top_k=top_k):
+        if answer.image in standard_input:
+            answer = dataclasses.replace(answer, image="-")
+        answers.append(answer)
+        if as_json:
+            continue
         if isinstance(answer, Unreadable):
             _fail(f"{answer.image}: {answer.error}", "")
         else:
             top = "  ".join(f"{label} {value:.2%}" for label, value in answer.top)
             click.echo(f"{answer.image}: {top}")
+    if as_json:
+        click.echo(json.dumps([answer.to_dict() for answer in answers], indent=2))
     if not answers:
         raise ImgclfError(f"No images in {', '.join(images)}.", "Give image files, or a folder.")
     if any(isinstance(answer, Unreadable) for answer in answers):

@@ -36,8 +36,13 @@ class Option:
         if self.choices:
             return ", ".join(self.choices)
         if self.minimum > -math.inf and self.maximum < math.inf:
-            return f"{self.minimum:g} to {self.maximum:g}"
-        return f"{self.minimum:g} or more" if self.minimum > -math.inf else ""
+            return f"{_exact(self.minimum)} to {_exact(self.maximum)}"
+        return f"{_exact(self.minimum)} or more" if self.minimum > -math.inf else ""
+
+
+def _exact(number: float) -> str:
+    """Write a number as a person would, without rounding it."""
+    return repr(number).removesuffix(".0")
 
 
 def _option(default: Any, group: str, help: str, **details: Any) -> Any:
@@ -190,10 +195,13 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             checked = _checked(field, getattr(self, field.name))
             object.__setattr__(self, field.name, checked)
+        for flag, value in (("--dataset", self.dataset), ("--runs-dir", self.runs_dir)):
+            if not value.strip():
+                raise UsageError(f"{flag} is empty.", "Give a value, or leave the option out.")
         if self.val_fraction + self.test_fraction >= 0.95:
             raise UsageError(
-                f"--val-fraction {self.val_fraction:g} and --test-fraction"
-                f" {self.test_fraction:g} leave too little to train on.",
+                f"--val-fraction {_exact(self.val_fraction)} and --test-fraction"
+                f" {_exact(self.test_fraction)} leave too little to train on.",
                 "Choose values whose sum is below 0.95.",
             )
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
@@ -236,20 +244,27 @@ def option_of(field: "dataclasses.Field[Any]") -> Option:
     return option
 
 
+_KINDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+}
+
+
 def _checked(field: "dataclasses.Field[Any]", value: Any) -> Any:
     """Return ``value`` as the field's type, or say what is wrong with it."""
     flag = "--" + field.name.replace("_", "-")
     option = option_of(field)
-    if field.type is float and type(value) is int:
-        value = float(value)
-    assert isinstance(field.type, type)
-    if type(value) is not field.type:
-        raise UsageError(f"{flag} takes a value of type {field.type.__name__}, not {value!r}.")
+    if type(value) is not field.type and not (field.type is float and type(value) is int):
+        raise UsageError(f"{flag} takes {_KINDS[field.type]}, not {value!r}.")
     if option.choices and value not in option.choices:
         raise UsageError(
-            f"{flag} '{value}' is unknown.{nearest(value, option.choices)}",
+            f"{flag} '{value}' is unknown.{nearest(str(value), option.choices)}",
             f"Choose one of: {option.range_text}.",
         )
     if isinstance(value, int | float) and not option.minimum <= value <= option.maximum:
-        raise UsageError(f"{flag} {value:g} is out of range.", f"It takes {option.range_text}.")
-    return value
+        raise UsageError(
+            f"{flag} {_exact(value)} is out of range.", f"It takes {option.range_text}."
+        )
+    return float(value) if field.type is float else value

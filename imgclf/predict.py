@@ -6,17 +6,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from PIL import Image
 
 from imgclf.card import METADATA_KEY, ModelCard
 from imgclf.errors import BadImageError, ImgclfError
 from imgclf.preprocess import SUFFIXES, ImageSource, to_array
 
+Images: TypeAlias = ImageSource | Iterable[ImageSource]
+
 PROVIDERS = ("CPUExecutionProvider",)
+_OUTPUTS = ("logits", "probabilities")
+_GIVE_ANOTHER = "Give a model.onnx that 'imgclf export' wrote."
 
 
 @dataclass(frozen=True)
@@ -75,25 +80,22 @@ class Predictor:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
+        # A model is one file: its weights are never read from other files on this machine.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", os.devnull
+        )
         self._session = _open_session(_read(Path(path)), Path(path), options)
-        # onnxruntime would go on with another provider without a word.
-        self._session.disable_fallback()
         self.providers = tuple(self._session.get_providers())
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        if METADATA_KEY not in metadata:
-            raise ImgclfError(
-                f"'{path}' is an ONNX model, but not one that imgclf exported: it has no model"
-                " card.",
-                "Give a model.onnx that 'imgclf export' wrote.",
-            )
-        self.card = ModelCard.from_json(metadata[METADATA_KEY])
+        self.card = _card_of(self._session, Path(path))
 
-    def __call__(self, images: Iterable[ImageSource], top_k: int = 5) -> list[Prediction]:
+    def __call__(self, images: Images, top_k: int = 5) -> list[Prediction]:
         """Classify images, in order.
 
         Args:
             images: paths (a folder stands for the images in it), bytes of image files, Pillow
-                images, or uint8 arrays [height, width] or [height, width, 1 | 3 | 4].
+                images, or uint8 arrays [height, width] or [height, width, 1 | 3 | 4]; or one path,
+                one file's bytes or one Pillow image alone.
             top_k: how many classes `Prediction.top` lists.
 
         Raises:
@@ -107,7 +109,7 @@ class Predictor:
         return answers
 
     def stream(
-        self, images: Iterable[ImageSource], top_k: int = 5, batch_size: int = 32
+        self, images: Images, top_k: int = 5, batch_size: int = 32
     ) -> Iterator[Prediction | Unreadable]:
         """Classify images one after the other, in order, with memory for one batch.
 
@@ -123,14 +125,15 @@ class Predictor:
                     yield self._answer(name, next(probabilities), top_k)
 
     def predict_logits(
-        self, images: Iterable[ImageSource], batch_size: int = 32
+        self, images: Images, batch_size: int = 32
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return logits and probabilities, float32 [n, classes], in the order of the images.
 
         Raises:
             BadImageError: an image cannot be read.
         """
-        results = []
+        none = np.empty((0, len(self.card.classes)), np.float32)
+        results = [(none, none)]
         for names, outcomes in self._decoded_batches(images, batch_size):
             for name, outcome in zip(names, outcomes, strict=True):
                 if isinstance(outcome, str):
@@ -148,11 +151,16 @@ class Predictor:
         Returns:
             logits and probabilities, float32 [batch, classes].
         """
-        logits, probabilities = self._session.run(["logits", "probabilities"], {"image": batch})
+        try:
+            logits, probabilities = self._session.run(list(_OUTPUTS), {"image": batch})
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise ImgclfError(
+                f"The model failed on a batch of shape {batch.shape}: {_one_line(error)}"
+            ) from error
         return np.asarray(logits), np.asarray(probabilities)
 
     def _decoded_batches(
-        self, images: Iterable[ImageSource], batch_size: int
+        self, images: Images, batch_size: int
     ) -> Iterator[tuple[list[str], list[NDArray[np.uint8] | str]]]:
         """Yield names, and for each the input array or the reason why there is none."""
         named = iter(_named(images))
@@ -185,13 +193,13 @@ def find_images(folder: Path) -> list[Path]:
     )
 
 
-def _named(images: Iterable[ImageSource]) -> Iterator[tuple[str, ImageSource]]:
-    if isinstance(images, str | os.PathLike):
+def _named(images: Images) -> Iterator[tuple[str, ImageSource]]:
+    if isinstance(images, str | os.PathLike | bytes | Image.Image):
         images = [images]
     for position, source in enumerate(images):
         if not isinstance(source, str | os.PathLike):
             yield f"#{position}", source
-        elif Path(source).is_dir():
+        elif os.path.isdir(source):
             yield from ((str(path), path) for path in find_images(Path(source)))
         else:
             yield os.fspath(source), source
@@ -216,10 +224,44 @@ def _open_session(
     content: bytes, path: Path, options: onnxruntime.SessionOptions
 ) -> onnxruntime.InferenceSession:
     try:
-        return onnxruntime.InferenceSession(content, options, providers=list(PROVIDERS))
+        # onnxruntime would go on with another provider, and say so on standard output.
+        return onnxruntime.InferenceSession(
+            content, options, providers=list(PROVIDERS), enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's errors share no base class
-        reason = " ".join(str(error).split())
         raise ImgclfError(
-            f"'{path}' is not an ONNX model that can be used: {reason}",
-            "Give a model.onnx that 'imgclf export' wrote.",
+            f"'{path}' is not an ONNX model that can be used: {_one_line(error)}", _GIVE_ANOTHER
         ) from error
+
+
+def _card_of(session: onnxruntime.InferenceSession, path: Path) -> ModelCard:
+    """Read the model card, and check that the graph is the one it describes."""
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+        found = {
+            value.name: (value.type, value.shape[1:])
+            for value in (*session.get_inputs(), *session.get_outputs())
+        }
+    except UnicodeDecodeError as error:
+        raise ImgclfError(f"'{path}' is damaged: {error.reason}.", _GIVE_ANOTHER) from error
+    if METADATA_KEY not in metadata:
+        raise ImgclfError(
+            f"'{path}' is an ONNX model, but not one that imgclf exported: it has no model card.",
+            _GIVE_ANOTHER,
+        )
+    card = ModelCard.from_json(metadata[METADATA_KEY])
+    rule, answer = card.preprocessing, ("tensor(float)", [len(card.classes)])
+    described = {"image": ("tensor(uint8)", [rule.height, rule.width, rule.channels])}
+    described |= dict.fromkeys(_OUTPUTS, answer)
+    for name, (kind, shape) in described.items():
+        if found.get(name) != (kind, shape):
+            raise ImgclfError(
+                f"'{path}' contradicts its model card: '{name}' should be {kind} [batch,"
+                f" {', '.join(map(str, shape))}].",
+                _GIVE_ANOTHER,
+            )
+    return card
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

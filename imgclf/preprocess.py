@@ -6,6 +6,7 @@ The one place where this happens: validation, test, export and prediction all pa
 import io
 import os
 import struct
+import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from imgclf.card import Preprocessing
 from imgclf.errors import BadImageError
@@ -29,6 +30,7 @@ MAX_PIXELS = 100_000_000
 _DECODER_ERRORS = (
     OSError,
     ValueError,
+    AssertionError,
     SyntaxError,
     EOFError,
     IndexError,
@@ -40,6 +42,8 @@ _DECODER_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
+# Filters of warnings belong to the process, not to a thread.
+_WARNING_FILTERS = threading.Lock()
 
 
 def to_array(source: ImageSource, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -81,14 +85,20 @@ def open_image(source: ImageSource) -> Image.Image:
 
 
 def image_size_of(path: Path) -> tuple[int, int]:
-    """Return an image file's (width, height) from its header alone.
+    """Return an image file's upright (width, height) from its header alone.
 
     Raises:
         BadImageError: as `open_image`, so far as the header tells.
     """
     try:
         with _opened(path) as image:
-            return image.size
+            width, height = image.size
+            # Pillow has turned a TIFF's size already. It would decode a PNG in search of EXIF data
+            # behind the pixels, which nobody writes.
+            if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+                return width, height
+            turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+            return (height, width) if turned else (width, height)
     except _DECODER_ERRORS as error:
         raise BadImageError(_reason(error)) from error
 
@@ -96,7 +106,7 @@ def image_size_of(path: Path) -> tuple[int, int]:
 def _opened(source: "str | os.PathLike[str] | bytes") -> Image.Image:
     """Read the header, and refuse an image that is too large to decode."""
     file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
-    with warnings.catch_warnings():
+    with _WARNING_FILTERS, warnings.catch_warnings():
         # Pillow warns of large images at a threshold of its own; ours is checked below.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(file, formats=FORMATS)
@@ -176,4 +186,8 @@ def _reason(error: BaseException) -> str:
         return "not an image, or damaged at its start (JPEG, PNG, WebP, BMP, GIF, TIFF are read)"
     if isinstance(error, Image.DecompressionBombError):
         return f"too many pixels; the limit is {MAX_PIXELS:,}"
-    return " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, AssertionError):
+        return "the image's file is closed"
+    return f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"

@@ -25,8 +25,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of its own with an MLflow store of its own, for the whole session."""
     folder = tmp_path_factory.mktemp("workplace")
-    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-        del os.environ[name]
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        os.environ.pop(name, None)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     os.chdir(folder)
     return folder

@@ -13,7 +13,7 @@ from imgclf.card import Preprocessing
 from imgclf.data.dataset import ImageDataset, content_digest
 from imgclf.errors import BadImageError, ImgclfError
 from imgclf.predict import find_images
-from imgclf.preprocess import image_size_of, is_grey, to_array
+from imgclf.preprocess import image_size_of, is_grey, open_image, to_array
 
 LARGEST_OWN_SIZE = 128
 # Stored images are larger than the input by this factor, so that random crops have room.
@@ -39,7 +39,7 @@ def load_folder(root: Path, image_size: int, max_bad_images: float) -> ImageData
     root = root.resolve()
     files, labels, classes = _list_images(root)
     preprocessing = _choose_size(files, image_size)
-    pixels, digests, reasons = _decode_all(files, preprocessing)
+    pixels, digests, reasons, grey = _decode_all(files, preprocessing)
     names = [path.relative_to(root).as_posix() for path in files]
     unreadable = tuple(
         (name, reason) for name, reason in zip(names, reasons, strict=True) if reason
@@ -52,7 +52,7 @@ def load_folder(root: Path, image_size: int, max_bad_images: float) -> ImageData
         digests = [digests[position] for position in kept]
         pixels, labels = pixels[kept], labels[kept]
         _check_classes(root, labels, classes)
-    if is_grey(pixels):
+    if all(grey):
         pixels = np.ascontiguousarray(pixels[..., :1])
     return ImageDataset(
         name=root.name or "root",
@@ -81,7 +81,8 @@ def _list_images(root: Path) -> tuple[list[Path], NDArray[np.int64], tuple[str, 
     if len(found) == 1:
         raise ImgclfError(f"'{root}' has images of one class only: '{found[0][0].name}'.", hint)
     labels = [label for label, (_, files) in enumerate(found) for _ in files]
-    classes = tuple(folder.name for folder, _ in found)
+    # Labels are text: a name that is not UTF-8 is written as Python shows it.
+    classes = tuple(folder.name.encode("utf-8", "backslashreplace").decode() for folder, _ in found)
     return [path for _, files in found for path in files], np.array(labels, np.int64), classes
 
 
@@ -112,31 +113,35 @@ def _common_size(files: list[Path]) -> tuple[int, int] | None:
 
 def _decode_all(
     files: list[Path], preprocessing: Preprocessing
-) -> tuple[NDArray[np.uint8], list[str], list[str]]:
+) -> tuple[NDArray[np.uint8], list[str], list[str], list[bool]]:
     """Decode every file at the stored size.
 
     Returns:
-        uint8 [n, resize_height, resize_width, 3]; SHA-256 of each file; and for each file the
-        reason why it cannot be read, empty where it can.
+        uint8 [n, resize_height, resize_width, 3]; SHA-256 of each file; for each file the reason
+        why it cannot be read, empty where it can; and whether it is free of colour.
     """
     height, width = preprocessing.resize_height, preprocessing.resize_width
     stored = Preprocessing.identity(height, width, 3)
     pixels = np.zeros((len(files), height, width, 3), np.uint8)
 
-    def decode(position: int) -> tuple[str, str]:
+    def decode(position: int) -> tuple[str, str, bool]:
         try:
             content = files[position].read_bytes()
-            pixels[position] = to_array(content, stored)
+            image = open_image(content)
+            pixels[position] = to_array(image, stored)
         except BadImageError as error:
-            return "", error.message
+            return "", error.message, True
         except OSError as error:
-            return "", str(error.strerror or error)
-        return hashlib.sha256(content).hexdigest(), ""
+            return "", str(error.strerror or error), True
+        # Resizing can wash a little colour out, so the file itself has the last word.
+        grey = is_grey(pixels[position]) and (image.mode == "L" or is_grey(np.asarray(image)))
+        return hashlib.sha256(content).hexdigest(), "", grey
 
     # Pillow lets go of the interpreter's lock while it decodes and resizes.
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         outcomes = list(pool.map(decode, range(len(files)), chunksize=1))
-    return pixels, [digest for digest, _ in outcomes], [reason for _, reason in outcomes]
+    digests, reasons, grey = (list(column) for column in zip(*outcomes, strict=True))
+    return pixels, digests, reasons, grey
 
 
 def _check_unreadable(

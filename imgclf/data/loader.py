@@ -33,7 +33,7 @@ class TrainLoader:
     Args:
         images: uint8 [n, stored height, stored width, channels].
         labels: int64 [n].
-        batch_size: images per step; the last batch of an epoch may be smaller.
+        batch_size: images per step; the last batch of an epoch may be smaller, or larger by one.
         augmentation: what is done to each image.
         seed: fixes every order and every draw.
         device: where the images live.

@@ -52,7 +52,8 @@ def split_dataset(
             raise ImgclfError(
                 f"Class '{name}' of '{dataset.name}' has {len(members)} image(s); a split into"
                 f" {parts} parts needs at least {parts}.",
-                "Add images to the class or remove it; --val-fraction 0 needs one image less.",
+                "Add images to the class or remove it"
+                + ("; --val-fraction 0 needs one image less." if parts == 3 else "."),
             )
         shuffled = generator.permutation(members)
         # In very small classes the bounds leave one image at least to each part.

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -46,14 +47,21 @@ STYLE = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
     "legend.fontsize": 9,
+    "legend.borderpad": 0.1,
+    "legend.borderaxespad": 0.2,
+    "legend.handlelength": 1.3,
+    "legend.handletextpad": 0.5,
+    "legend.columnspacing": 1.0,
 }
 # Decorates functions: matplotlib's own settings plus STYLE hold inside them and nowhere else.
 house_style = style.context(STYLE, after_reset=True)
 
-LONGEST_LABEL = 24  # characters
+# White for nothing at all, so that even a rare confusion stands out.
+SHARES = LinearSegmentedColormap.from_list("shares", ["white", "#6baed6", "#08306b"])
+
+WIDEST_LABEL = 13.0  # in font sizes: about 22 letters
 MOST_ANNOTATED_CLASSES = 30
 MOST_AXIS_LABELS = 100
-CHARACTER_WIDTH = 0.62  # of the font size; an average, good enough to plan space with
 POINTS_PER_INCH = 72
 GRID_COLUMNS = 6
 
@@ -70,36 +78,44 @@ def _drawable_characters() -> frozenset[int]:
     return frozenset(get_font(findfont(FONT)).get_charmap())
 
 
+def _is_drawable(character: str) -> bool:
+    # Control and format characters (category C) have glyphs, but reorder or hide their neighbours.
+    invisible = unicodedata.category(character).startswith("C")
+    return ord(character) in _drawable_characters() and not invisible
+
+
 def _printable(text: str) -> str:
     """One line of text that the font can draw: a box stands for each character it cannot."""
-
-    def drawable(character: str) -> bool:
-        # Control and format characters (category C) have glyphs but reorder or hide their neighbours.
-        invisible = unicodedata.category(character).startswith("C")
-        return ord(character) in _drawable_characters() and not invisible
-
-    words = unicodedata.normalize("NFC", text).split()
-    return "".join(c if drawable(c) else "□" for c in " ".join(words))
+    line = " ".join(unicodedata.normalize("NFC", text).split())
+    return "".join(c if _is_drawable(c) else "□" for c in line)
 
 
-def _shorten(text: str, longest: int = LONGEST_LABEL) -> str:
-    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
+def _width(text: str) -> float:
+    """Width of a printable text, in font sizes."""
+    font = get_font(findfont(FONT))
+    font.set_size(100, POINTS_PER_INCH)
+    font.set_text(text)
+    return font.get_width_height()[0] / 64 / 100  # FreeType counts in 64ths
 
 
-def _class_labels(classes: Sequence[str], longest: int = LONGEST_LABEL) -> list[str]:
-    """Short drawable labels; the class number leads where a label alone would be ambiguous."""
-    labels = [_shorten(_printable(name), longest) for name in classes]
+def _shorten(text: str, widest: float) -> str:
+    """Leave out the middle of a printable text that is too wide: both ends tell names apart."""
+    shortened, kept = text, min(len(text), 100)
+    while kept > 1 and _width(shortened) > widest:
+        kept -= 1
+        tail = kept // 3
+        shortened = f"{text[: kept - tail]}…{text[len(text) - tail :]}"
+    return shortened
+
+
+def _class_labels(classes: Sequence[str], widest: float = WIDEST_LABEL) -> list[str]:
+    """Short printable labels; the class number leads where a label alone would be ambiguous."""
+    labels = [_shorten(_printable(name) or "□", widest) for name in classes]
     uses = Counter(labels)
     return [
-        _shorten(f"{number}: {label}", longest) if uses[label] > 1 or "□" in label else label
+        _shorten(f"{number}: {label}", widest) if uses[label] > 1 or "□" in label else label
         for number, label in enumerate(labels)
     ]
-
-
-def _text_inches(labels: Sequence[str], font_size: float) -> float:
-    """Estimated width of the longest label."""
-    longest = max(map(len, labels), default=0)
-    return longest * CHARACTER_WIDTH * font_size / POINTS_PER_INCH
 
 
 @house_style
@@ -115,17 +131,18 @@ def confusion_matrix(
     """
     number = len(classes)
     labels = _class_labels(classes)
-    cell = float(np.clip(8 / number, 12 / max(number, MOST_AXIS_LABELS), 0.9))  # inches
+    # In inches: large cells for few classes, then a growing matrix, then one of 12 inches.
+    cell = min(max(0.65, 2.6 / number), max(8 / number, 0.12), 12 / number)
     label_size = float(np.clip(cell * POINTS_PER_INCH * 0.7, 5.5, 10))
     side = cell * number
-    label_space = _text_inches(labels, label_size)
+    label_space = max(map(_width, labels)) * label_size / POINTS_PER_INCH
 
     figure = Figure(figsize=(side + label_space + 2, side + label_space + 1.2), layout="compressed")
     axes = figure.add_subplot()
     row_totals = counts.sum(axis=1, keepdims=True)
     # A class without examples has an empty row: all its shares are 0.
     shares = counts / np.maximum(row_totals, 1)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    image = axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, interpolation="nearest")
     colour_bar = figure.colorbar(image, ax=axes, shrink=min(1, 4 / side), aspect=25, anchor=(0, 1))
     colour_bar.set_label("Share of the true class")
     colour_bar.ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
@@ -144,7 +161,7 @@ def _label_matrix_axes(axes: Axes, labels: Sequence[str], font_size: float, cell
     """Name the rows and columns; beyond MOST_AXIS_LABELS classes only every so many."""
     step = math.ceil(len(labels) / MOST_AXIS_LABELS)
     positions, shown = range(0, len(labels), step), labels[::step]
-    fits = _text_inches(shown, font_size) < cell * step * 0.95
+    fits = max(map(_width, shown)) * font_size < 0.95 * cell * step * POINTS_PER_INCH
     axes.set_xticks(positions, shown, fontsize=font_size, rotation=0 if fits else 90)
     axes.set_yticks(positions, shown, fontsize=font_size)
     axes.tick_params(length=0)
@@ -158,15 +175,13 @@ def _annotate_cells(
     axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64], cell: float
 ) -> None:
     """Write each count into its cell, leaving out the zeros off the diagonal."""
-    digits = len(str(counts.max(initial=0)))
-    font_size = min(11, 0.85 * cell * POINTS_PER_INCH / (digits * CHARACTER_WIDTH))
+    font_size = min(11, 0.85 * cell * POINTS_PER_INCH / _width(str(counts.max())))
     for (row, column), count in np.ndenumerate(counts):
         if count or row == column:
             colour = "white" if shares[row, column] > 0.55 else INK
             axes.text(
                 column, row, str(count), ha="center", va="center", fontsize=font_size, color=colour
             )
-    # White lines between the cells.
     edges = np.arange(len(counts) - 1) + 0.5
     axes.hlines(edges, -0.5, len(counts) - 0.5, colors=LIGHT_GREY, linewidth=0.5)
     axes.vlines(edges, -0.5, len(counts) - 0.5, colors=LIGHT_GREY, linewidth=0.5)
@@ -198,14 +213,13 @@ def curves(
         best_epoch: marked by a vertical line.
     """
     panels = {
-        title: {name: look for name, look in series.items() if history.get(name)}
+        title: {name: look for name, look in series.items() if _has_values(history.get(name, ()))}
         for title, series in PANELS.items()
     }
     panels = {title: series for title, series in panels.items() if series}
     if not panels:
         return _message("No epochs recorded")
-    figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.06)
+    figure = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
     for position, (title, series) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), position)
         for name, (label, colour) in series.items():
@@ -214,6 +228,10 @@ def curves(
             _show_percent(axes)
         _finish_panel(axes, title, best_epoch)
     return figure
+
+
+def _has_values(pairs: Sequence[tuple[int, float]]) -> bool:
+    return any(math.isfinite(value) for _, value in pairs)
 
 
 def _draw_series(axes: Axes, pairs: Sequence[tuple[int, float]], label: str, colour: str) -> None:
@@ -241,22 +259,15 @@ def _finish_panel(axes: Axes, title: str, best_epoch: int | None) -> None:
         )
     first, last = axes.dataLim.intervalx
     if first == last:
-        axes.set_xlim(first - 1, last + 1)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+        axes.set_xlim(first - 0.5, last + 0.5)
+    axes.xaxis.set_major_locator(
+        MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+    )
     axes.set_xlabel("Epoch")
     axes.grid(visible=True)
     axes.set_title(title, pad=26)
     # Between title and axes, where it cannot cover a curve.
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=4,
-        borderaxespad=0.2,
-        borderpad=0.2,
-        handlelength=1.4,
-        handletextpad=0.5,
-        columnspacing=1.2,
-    )
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
 
 
 @house_style
@@ -290,7 +301,8 @@ def image_grid(
         axes = figure.add_subplot(rows, columns, position + 1)
         pixels = image[:, :, 0] if image.shape[2] == 1 else image
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation=interpolation)
-        title = "\n".join(_shorten(_printable(line)) for line in titles[position].split("\n"))
+        lines = titles[position].split("\n")
+        title = "\n".join(_shorten(_printable(line), WIDEST_LABEL) for line in lines)
         colour = colours[position] if colours is not None else INK
         axes.set_title(title, loc="center", fontsize=9, color=colour, pad=4)
         axes.set_xticks([])
@@ -322,14 +334,15 @@ def misclassified(
     """
     if wrong == 0:
         return _message(f"All {total} test images are classified correctly")
-    order = "most confident first" if len(images) == wrong else f"the {len(images)} most confident"
-    labels = _class_labels(classes, longest=20)
+    labels = _class_labels(classes, widest=WIDEST_LABEL - 2)  # room for an arrow
     titles = []
     for true, predicted, probability in zip(true_labels, predicted_labels, confidence, strict=True):
         names = f"{labels[true]} → {labels[predicted]}"
-        if len(names) > LONGEST_LABEL:
+        if _width(names) > WIDEST_LABEL:
             names = f"{labels[true]} →\n{labels[predicted]}"
         titles.append(f"{names}\n{probability:.0%}")
+    shown = len(images)
+    order = "most confident first" if shown == wrong else f"showing the {shown} most confident"
     heading = f"{wrong} of {total} test images misclassified, {order}"
     return image_grid(images, titles, heading=heading)
 
@@ -337,5 +350,7 @@ def misclassified(
 def _message(text: str) -> Figure:
     """A figure that only says something."""
     figure = Figure(figsize=(6, 1.6))
-    figure.text(0.5, 0.5, _printable(text), ha="center", va="center", fontsize=13)
+    axes = figure.add_axes((0.02, 0.05, 0.96, 0.9), xticks=[], yticks=[])
+    axes.spines[:].set(visible=True, color=LIGHT_GREY)
+    axes.text(0.5, 0.5, _printable(text), ha="center", va="center", fontsize=12)
     return figure

@@ -43,10 +43,17 @@ def choose_compute(config: TrainConfig) -> Compute:
     Raises:
         UsageError: the device that was asked for is not available, or lacks the precision.
     """
-    threads = config.threads or os.cpu_count() or 1
+    threads = config.threads or _usable_cores()
     torch.set_num_threads(threads)
     device, note = _choose_device(config.device)
     return Compute(device, _choose_precision(config, device), threads, _name(device), note)
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use: batch systems hand out some of a machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # not Linux
 
 
 def _choose_device(wanted: str) -> tuple[torch.device, str]:

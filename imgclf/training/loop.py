@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -101,7 +102,7 @@ def train_epochs(
         state.model.train()
         for batch in loader.epoch(epoch):
             # Dropout is drawn from (seed, step) alone, so that a resumed run draws the same.
-            torch.manual_seed(config.seed * 1_000_003 + state.step)
+            torch.manual_seed(_step_seed(config.seed, state.step))
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate_at(state.step, total_steps, config)
 
@@ -125,6 +126,11 @@ def train_epochs(
         end = meter.snapshot()
         last_rate = state.optimizer.param_groups[0]["lr"]
         yield EpochEnd(epoch, end.loss, end.accuracy, last_rate, end.images_per_second)
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """Mix both well: of its seed, torch's CPU generator uses the lowest 32 bits only."""
+    return int(np.random.SeedSequence([seed, step, 3]).generate_state(1, np.uint64)[0])
 
 
 def _autocast(compute: Compute) -> torch.autocast:

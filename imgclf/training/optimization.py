@@ -56,11 +56,11 @@ def learning_rate_at(step: int, total_steps: int, config: TrainConfig) -> float:
         if step <= peak_step:
             start = peak * _ONE_CYCLE_START
             return _half_cosine(start, peak, step / peak_step if peak_step > 0 else 1.0)
-        progress = (step - peak_step) / max(total_steps - 1 - peak_step, 1)
-        return _half_cosine(peak, peak * _ONE_CYCLE_END, min(progress, 1.0))
+        progress = (step - peak_step) / (total_steps - 1 - peak_step)
+        return _half_cosine(peak, peak * _ONE_CYCLE_END, progress)
     warmup_steps = int(config.warmup_ratio * total_steps)
     if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
+        return peak * ((step + 1) / warmup_steps)
     if config.schedule == "cosine":
         return _half_cosine(peak, 0.0, (step - warmup_steps) / (total_steps - warmup_steps))
     assert config.schedule == "constant"

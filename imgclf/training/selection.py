@@ -25,7 +25,7 @@ class Selection:
         if accuracy > self.best_accuracy:
             self._last_rise = epoch
         # Small validation splits tie often; the loss still tells the epochs apart.
-        if (accuracy, -loss) <= (self.best_accuracy, -self.best_loss):
+        if not (accuracy, -loss) > (self.best_accuracy, -self.best_loss):
             return False
         self.best_epoch, self.best_accuracy, self.best_loss = epoch, accuracy, loss
         return True

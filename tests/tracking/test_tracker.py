@@ -118,8 +118,8 @@ def test_an_export_reaches_the_server_and_its_registry(server, tracking_uri, tmp
     assert (Path(path) / "model.onnx").is_file()
 
 
-def test_a_wrong_tracking_address_ends_the_run_with_a_clear_error(tracking_uri, tmp_path):
-    tracking_uri("nonsense://somewhere")
+def test_a_wrong_tracking_address_ends_the_run_with_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://somewhere")
     with pytest.raises(ImgclfError, match="nonsense") as caught:
         imgclf.train(TrainConfig(epochs=1, runs_dir=str(tmp_path)))
     assert "MLFLOW_TRACKING_URI" in caught.value.hint
@@ -160,7 +160,12 @@ def test_the_runners_run_is_adopted_and_its_parameters_are_left_alone(
 
 def test_a_failed_run_is_recorded_as_failed(tmp_path, workplace):
     config = TrainConfig(
-        epochs=1, optimizer="sgd", learning_rate=100.0, experiment="fails", runs_dir=str(tmp_path)
+        epochs=1,
+        optimizer="sgd",
+        learning_rate=100.0,
+        weight_decay=10.0,
+        experiment="fails",
+        runs_dir=str(tmp_path),
     )
     with pytest.raises(ImgclfError, match="diverged"):
         imgclf.train(config)

@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from imgclf.errors import UsageError
+from imgclf.models import ImageClassifier, InputShape, create_network, network_names
+
+# Recorded, so that a change of architecture does not go unnoticed.
+PARAMETERS = {
+    "digits-cnn": {InputShape(1, 8, 8): 98_026, InputShape(3, 32, 32): 175_402},
+    "small-cnn": {
+        InputShape(1, 8, 8): 65_834,
+        InputShape(3, 32, 32): 1_175_786,
+        InputShape(3, 128, 128): 2_356_458,
+    },
+}
+
+
+def smallest_size(name: str) -> int:
+    for size in range(1, 65):
+        try:
+            create_network(name, InputShape(3, size, size), 2, 0.0)
+        except UsageError:
+            continue
+        return size
+    raise AssertionError(f"{name} reads nothing of at most 64 pixels")
+
+
+def classifier(name: str, shape: InputShape, num_classes: int = 10) -> ImageClassifier:
+    torch.manual_seed(0)
+    network = create_network(name, shape, num_classes, 0.1)
+    return ImageClassifier(network, [100.0] * shape.channels, [50.0] * shape.channels)
+
+
+@pytest.mark.parametrize("num_classes", [2, 100])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", ["smallest", (8, 8), (28, 28), (32, 48), (97, 97), (128, 128)])
+@pytest.mark.parametrize("name", network_names())
+def test_every_network_learns_from_every_kind_of_image(
+    name: str, size: tuple[int, int] | str, channels: int, num_classes: int
+) -> None:
+    height, width = size if isinstance(size, tuple) else [smallest_size(name)] * 2
+    model = classifier(name, InputShape(channels, height, width), num_classes)
+    images = torch.randint(0, 256, (2, height, width, channels), dtype=torch.uint8)
+    logits = model(images)
+    assert logits.shape == (2, num_classes)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+        assert parameter.grad.any(), parameter_name
+
+
+@pytest.mark.parametrize("name", network_names())
+def test_every_network_answers_any_number_of_images_alike(name: str) -> None:
+    model = classifier(name, InputShape(3, 32, 32)).eval()
+    images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        together = model(images)
+        alone = torch.cat([model(image[None]) for image in images])
+    assert together.std(0).min() > 0  # it looks at the image
+    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", network_names())
+def test_images_that_are_too_small_are_an_error_that_says_what_fits(name: str) -> None:
+    size = smallest_size(name)
+    for height, width in ((size - 1, size), (size, size - 1)):
+        with pytest.raises(UsageError, match=f"{size}x{size} pixels or more, not {height}x{width}"):
+            create_network(name, InputShape(1, height, width), 2, 0.0)
+
+
+def test_numbers_of_parameters_are_the_recorded_ones() -> None:
+    counted = {
+        name: {
+            shape: sum(weight.numel() for weight in classifier(name, shape).parameters())
+            for shape in PARAMETERS.get(name, {InputShape(3, 32, 32): 0})
+        }
+        for name in network_names()
+    }
+    assert counted == PARAMETERS
+
+
+@pytest.mark.parametrize("name", network_names())
+def test_fresh_weights_are_drawn_from_the_seed(name: str) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        network = create_network(name, InputShape(1, 8, 8), 10, 0.1)
+        return torch.cat([weight.detach().flatten() for weight in network.parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+@pytest.mark.parametrize("name", network_names())
+def test_dropout_is_the_one_asked_for_and_acts_in_training_only(name: str) -> None:
+    shape = InputShape(1, 8, 8)
+    network = create_network(name, shape, 10, 0.37)
+    rates = [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
+    assert rates == [0.37]
+    pixels = torch.randn(4, 1, 8, 8)
+    network.eval()
+    assert torch.equal(network(pixels), network(pixels))
+    network.train()
+    assert not torch.equal(network(pixels), network(pixels))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_normalisation_is_pixel_minus_mean_over_deviation(dtype: torch.dtype) -> None:
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (4, 5, 7, 3))
+    mean, std = [123.675, 0.5, 200.25], [58.395, 1.0, 77.125]
+    model = ImageClassifier(nn.Identity(), mean, std)
+    normalised = model(torch.from_numpy(pixels).to(dtype))
+    by_hand = (pixels.astype(np.float64) - mean) / std
+    assert normalised.dtype == torch.float32
+    np.testing.assert_allclose(
+        normalised.numpy(), by_hand.transpose(0, 3, 1, 2), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_normalisation_is_saved_with_the_model() -> None:
+    model = ImageClassifier(nn.Identity(), [1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
+    assert {name: tensor.flatten().tolist() for name, tensor in model.state_dict().items()} == {
+        "mean": [1.0, 2.0, 3.0],
+        "std": [4.0, 5.0, 6.0],
+    }
+    assert not list(model.parameters())  # and never trained
+
+
+class Layout(nn.Module):
+    """Notes the strides of what it is given."""
+
+    strides: tuple[int, ...] = ()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.strides = pixels.stride()
+        return pixels
+
+
+def test_pixels_reach_the_network_channels_last() -> None:
+    layout = Layout()
+    ImageClassifier(layout, [0.0] * 3, [1.0] * 3)(torch.zeros(2, 5, 7, 3, dtype=torch.uint8))
+    assert layout.strides == (105, 1, 21, 3)

@@ -1,0 +1,109 @@
+"""Whole runs, in one process, on real images."""
+
+import json
+from pathlib import Path
+
+import pandas
+import pytest
+from mlflow import MlflowClient
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+
+import imgclf
+from imgclf.config import TrainConfig
+from imgclf.errors import ImgclfError, UsageError
+
+
+def quick(tmp_path: Path, **values) -> TrainConfig:
+    return TrainConfig(**{"epochs": 1, "runs_dir": str(tmp_path / "runs"), **values})
+
+
+def weights(result: imgclf.TrainResult) -> bytes:
+    return (result.folder / "model" / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": True, "crop_padding": 1, "dropout": 0.5}])
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(options, tmp_path):
+    first = imgclf.train(quick(tmp_path, epochs=2, **options))
+    again = imgclf.train(quick(tmp_path, epochs=2, **options))
+    other = imgclf.train(quick(tmp_path, epochs=2, seed=1, **options))
+    assert weights(first) == weights(again)
+    assert first.metrics == again.metrics
+    assert weights(first) != weights(other)
+
+
+def test_the_logged_test_metrics_are_those_of_the_logged_predictions(trained):
+    table = pandas.read_csv(trained.folder / "test" / "predictions.csv", dtype=str)
+    assert len(table) == 359
+    expected = accuracy_score(table["label"], table["predicted"])
+    assert trained.metrics["test/accuracy"] == pytest.approx(expected, abs=1e-12)
+    macro = f1_score(table["label"], table["predicted"], average="macro")
+    assert trained.metrics["test/f1"] == pytest.approx(macro, abs=1e-12)
+    counts = pandas.read_csv(trained.folder / "test" / "confusion_matrix.csv", index_col=0)
+    assert (counts.to_numpy() == confusion_matrix(table["label"], table["predicted"])).all()
+    split = pandas.read_csv(trained.folder / "split.csv", dtype=str)
+    assert set(table["image"]) == set(split.loc[split["split"] == "test", "image"])
+
+
+def test_mlflow_holds_what_the_run_says_it_came_to(trained):
+    client = MlflowClient()
+    run = client.get_run(trained.mlflow_run_id)
+    assert {name: run.data.metrics[name] for name in trained.metrics} == trained.metrics
+    history = client.get_metric_history(trained.mlflow_run_id, "val/accuracy")
+    assert max(point.value for point in history) == run.data.metrics["best/val_accuracy"]
+    assert run.info.run_name == "shared"
+    config = json.loads((trained.folder / "model" / "config.json").read_text())
+    logged = {name: run.data.params[name] for name in config}
+    assert logged == {name: str(value) for name, value in config.items()}
+    assert "auto" not in logged.values()
+
+
+def test_without_validation_the_last_epoch_is_kept_and_never_becomes_champion(tmp_path):
+    result = imgclf.train(quick(tmp_path, epochs=2, val_fraction=0.0, experiment="no validation"))
+    assert result.best_epoch == 2
+    assert "best/val_accuracy" not in result.metrics
+    exported = imgclf.export(result.run_id, exports_dir=tmp_path / "exports")
+    assert not exported.registration.is_champion
+    with pytest.raises(ImgclfError):
+        imgclf.export(experiment="no validation", exports_dir=tmp_path / "exports")
+
+
+def test_early_stopping_ends_the_run_before_its_last_epoch(tmp_path):
+    config = quick(tmp_path, epochs=50, learning_rate=1e-8, early_stopping_patience=2)
+    result = imgclf.train(config)
+    run = MlflowClient().get_run(result.mlflow_run_id or "")
+    epochs = int(run.data.tags["imgclf.epochs"])
+    assert epochs < 50
+    accuracies = [
+        point.value for point in MlflowClient().get_metric_history(run.info.run_id, "val/accuracy")
+    ]
+    assert len(accuracies) == epochs
+    assert max(accuracies[-2:]) <= max(accuracies[:-2])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dataset": "nowhere"}, "no data set and no folder"),
+        ({"image_size": 32}, "has a size of its own"),
+        ({"device": "cuda"}, "not available"),
+    ],
+)
+def test_a_mistake_starts_nothing(values, message, tmp_path):
+    before = len(MlflowClient().search_runs(["0"]))
+    with pytest.raises(UsageError, match=message):
+        imgclf.train(quick(tmp_path, **values))
+    assert not (tmp_path / "runs").exists()
+    assert len(MlflowClient().search_runs(["0"])) == before
+
+
+def test_a_folder_of_images_is_trained_exported_from_its_files_and_predicted(digit_files, tmp_path):
+    config = quick(tmp_path, epochs=8, dataset=str(digit_files), experiment="files")
+    result = imgclf.train(config)
+    assert result.metrics["test/accuracy"] > 0.9
+    exported = imgclf.export(experiment="files", exports_dir=tmp_path / "exports")
+    assert exported.parity.from_files
+    assert exported.parity.images == 32
+    predictions = imgclf.Predictor(exported.model)([digit_files])
+    right = [Path(answer.image).parent.name == answer.label for answer in predictions]
+    assert len(right) == 160
+    assert sum(right) > 150

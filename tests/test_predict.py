@@ -1,0 +1,384 @@
+"""The predictor on a real exported model, against onnxruntime and NumPy by hand."""
+
+import itertools
+import os
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from PIL import Image
+
+from imgclf.card import METADATA_KEY
+from imgclf.errors import BadImageError, ImgclfError
+from imgclf.predict import Predictor, Unreadable, find_images
+
+Paths = list[Path]
+
+
+@pytest.fixture(scope="module")
+def model(exported) -> Path:
+    return Path(exported.model).absolute()
+
+
+@pytest.fixture(scope="module")
+def predictor(model: Path) -> Predictor:
+    return Predictor(model)
+
+
+@pytest.fixture(scope="module")
+def digits(digit_files: Path) -> Paths:
+    """160 real digits, of classes 0 to 3."""
+    return sorted(digit_files.rglob("*.png"))
+
+
+def pixels_of(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def by_hand(model: Path, paths: Paths) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Logits of plain onnxruntime, and their softmax."""
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    batch = np.stack([pixels_of(path) for path in paths])[..., None]
+    logits = np.asarray(session.run(["logits"], {"image": batch})[0])
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return logits, powers / powers.sum(axis=1, keepdims=True)
+
+
+# --- Answers
+
+
+def test_answers_are_the_models_own(predictor: Predictor, model: Path, digits: Paths):
+    _, expected = by_hand(model, digits)
+    answers = predictor(digits, top_k=10)
+    assert [answer.image for answer in answers] == [str(path) for path in digits]
+    for answer, row in zip(answers, expected, strict=True):
+        best = np.argsort(-row)
+        assert [label for label, _ in answer.top] == [str(position) for position in best]
+        np.testing.assert_allclose([value for _, value in answer.top], row[best], atol=1e-6)
+        assert (answer.label, answer.probability) == answer.top[0]
+
+
+def test_real_digits_are_recognised(predictor: Predictor, digits: Paths):
+    right = [answer.label == Path(answer.image).parent.name for answer in predictor(digits)]
+    assert np.mean(right) > 0.95
+
+
+def test_logits_and_probabilities_come_in_order(predictor: Predictor, model: Path, digits: Paths):
+    logits, probabilities = predictor.predict_logits(digits, batch_size=7)
+    expected_logits, expected_probabilities = by_hand(model, digits)
+    assert logits.dtype == probabilities.dtype == np.float32
+    np.testing.assert_allclose(logits, expected_logits, atol=1e-4)
+    np.testing.assert_allclose(probabilities, expected_probabilities, atol=1e-6)
+
+
+def test_every_form_of_an_image_gets_the_same_answer(predictor: Predictor, digits: Paths):
+    path = digits[0]
+    forms = [path, str(path), path.read_bytes(), Image.open(path), pixels_of(path)]
+    forms.append(np.repeat(pixels_of(path)[..., None], 3, axis=2))
+    answers = predictor(forms)
+    assert len({answer.top for answer in answers}) == 1
+    names = [str(path), str(path), "#2", "#3", "#4", "#5"]
+    assert [answer.image for answer in answers] == names
+
+
+def test_one_image_alone_needs_no_list(predictor: Predictor, digits: Paths):
+    expected = predictor([digits[0]])[0].top
+    with Image.open(digits[0]) as image:
+        for source in (digits[0], str(digits[0]), digits[0].read_bytes(), image):
+            assert [answer.top for answer in predictor(source)] == [expected]
+
+
+@pytest.mark.parametrize(("asked", "given"), [(1, 1), (3, 3), (10, 10), (1000, 10), (0, 1)])
+def test_top_k_lists_so_many_classes(predictor: Predictor, digits: Paths, asked: int, given: int):
+    (answer,) = predictor(digits[:1], top_k=asked)
+    assert len(answer.top) == given
+    values = [value for _, value in answer.top]
+    assert values == sorted(values, reverse=True)
+
+
+def test_dictionary_is_the_answer(predictor: Predictor, digits: Paths):
+    (answer,) = predictor(digits[:1], top_k=2)
+    (first, second) = answer.top
+    assert answer.to_dict() == {
+        "image": str(digits[0]),
+        "label": first[0],
+        "probability": first[1],
+        "top": [
+            {"label": first[0], "probability": first[1]},
+            {"label": second[0], "probability": second[1]},
+        ],
+    }
+
+
+def test_no_images_no_answers(predictor: Predictor, tmp_path: Path):
+    assert predictor([]) == []
+    assert predictor(tmp_path) == []
+    logits, probabilities = predictor.predict_logits([])
+    assert logits.shape == probabilities.shape == (0, 10)
+
+
+# --- Streams
+
+
+def test_order_is_kept_around_unreadable_images(
+    predictor: Predictor, digits: Paths, tmp_path: Path
+):
+    """Unreadable ones at the start, at both sides of a batch's border, and as a whole batch."""
+    absent = tmp_path / "absent.png"
+    places = {0, 3, 4, 8, 9, 10, 11, 13}
+    sources = [absent if place in places else digits[place * 9] for place in range(14)]
+    answers = list(predictor.stream(sources, batch_size=4))
+    assert [answer.image for answer in answers] == [str(source) for source in sources]
+    for place, answer in enumerate(answers):
+        if place in places:
+            assert answer == Unreadable(str(absent), "no such file")
+        else:
+            assert answer == predictor([sources[place]])[0]
+
+
+def test_call_raises_for_an_unreadable_image_and_names_it(
+    predictor: Predictor, digits: Paths, tmp_path: Path
+):
+    text = tmp_path / "notes.png"
+    text.write_text("no image")
+    for ask in (predictor, predictor.predict_logits):
+        with pytest.raises(BadImageError) as caught:
+            ask([digits[0], text])
+        assert caught.value.message.startswith(f"{text}: not an image")
+
+
+def test_stream_takes_no_more_than_a_batch_ahead(predictor: Predictor, digits: Paths):
+    taken = itertools.count()
+    number = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal number
+        for path in itertools.islice(itertools.cycle(digits), 10_000):
+            number = next(taken) + 1
+            yield path
+
+    answers = predictor.stream(endless(), batch_size=16)
+    assert number == 0
+    for answered in range(1, 50):
+        next(answers)
+        assert number <= -(-answered // 16) * 16
+    answers.close()  # type: ignore
+    assert number == 64
+
+
+def test_threads_share_one_predictor(predictor: Predictor, digits: Paths):
+    expected = predictor(digits)
+    results: dict[int, object] = {}
+    start = threading.Barrier(8)
+
+    def ask(number: int) -> None:
+        start.wait()
+        results[number] = [predictor(digits) for _ in range(3)]
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == dict.fromkeys(range(8), [expected] * 3)
+
+
+# --- Folders
+
+
+def test_folder_stands_for_the_images_in_it(predictor: Predictor, digits: Paths, tmp_path: Path):
+    content = digits[0].read_bytes()
+    for name in ("b.png", "a.PNG", "sub/deep/c.jpeg", ".hidden.png", ".cache/d.png", "e.txt", "f"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder.png").mkdir()
+    shown = [tmp_path / name for name in ("a.PNG", "b.png", "sub/deep/c.jpeg")]
+    assert find_images(tmp_path) == shown
+    answers = predictor([digits[1], tmp_path, digits[2]])
+    expected = [digits[1], *shown, digits[2]]
+    assert [answer.image for answer in answers] == [str(path) for path in expected]
+
+
+def test_hidden_folder_that_is_asked_for_is_read(digits: Paths, tmp_path: Path):
+    hidden = tmp_path / ".dataset"
+    hidden.mkdir()
+    (hidden / "a.png").write_bytes(digits[0].read_bytes())
+    assert find_images(hidden) == [hidden / "a.png"]
+
+
+def test_impossible_path_is_one_unreadable_image(predictor: Predictor, digits: Paths):
+    answers = list(predictor.stream(["x" * 5000, "null\0byte", digits[0]]))
+    assert [type(answer).__name__ for answer in answers] == [
+        "Unreadable",
+        "Unreadable",
+        "Prediction",
+    ]
+
+
+# --- Model files
+
+
+def refused(path: Path) -> ImgclfError:
+    with pytest.raises(ImgclfError) as caught:
+        Predictor(path)
+    assert "\n" not in caught.value.message
+    assert "'imgclf export'" in caught.value.hint or "xport the model again" in caught.value.hint
+    return caught.value
+
+
+def with_card(model: Path, path: Path, old: str, new: str) -> Path:
+    """Write the model with another text in its card."""
+    proto = onnx.load(model)
+    (entry,) = [entry for entry in proto.metadata_props if entry.key == METADATA_KEY]
+    assert entry.value.count(old) == 1
+    entry.value = entry.value.replace(old, new)
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.onnx", None, "Cannot open the model '{path}': no such file."),
+        ("", None, "Cannot open the model '{path}': it is a folder."),
+        ("m" * 300, None, "Cannot open the model '{path}': File name too long."),
+        ("empty.onnx", b"", "'{path}' is not an ONNX model that can be used: "),
+        ("text.onnx", b"hello\n", "'{path}' is not an ONNX model that can be used: "),
+        ("zip.onnx", b"PK\3\4" + bytes(100), "'{path}' is not an ONNX model that can be used: "),
+    ],
+)
+def test_file_that_is_no_model_is_refused(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    assert refused(path).message.startswith(message.format(path=path))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.95])
+def test_truncated_model_is_refused(model: Path, tmp_path: Path, share: float):
+    content = model.read_bytes()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content[: int(len(content) * share)])
+    refused(path)
+
+
+def test_somebody_elses_model_is_refused(tmp_path: Path):
+    shape = ["batch", 8, 8, 1]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["image"], ["logits"])],
+        "theirs",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.UINT8, shape)],
+    )
+    path = tmp_path / "theirs.onnx"
+    opset = [helper.make_opsetid("", 18)]
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
+    )
+    assert "it has no model card" in refused(path).message
+
+
+def test_damaged_card_is_refused(model: Path, tmp_path: Path):
+    path = with_card(model, tmp_path / "model.onnx", '"classes"', '"glasses"')
+    assert refused(path).message == "The model card cannot be read: it lacks 'classes'."
+
+
+def test_card_that_is_no_text_is_refused(model: Path, tmp_path: Path):
+    content = model.read_bytes()
+    assert content.count(b'"classes"') == 1
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content.replace(b'"classes"', b'\xff\xfelasses"'))
+    assert f"'{path}' is damaged" in refused(path).message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"height": 8', '"height": 7', "'image' should be tensor(uint8) [batch, 7, 8, 1]"),
+        ('"classes": ["0", ', '"classes": [', "'logits' should be tensor(float) [batch, 9]"),
+        ('"classes": ["0"', '"classes": ["00", "0"', "'logits' should be tensor(float) [batch, 11"),
+    ],
+)
+def test_card_of_another_model_is_refused(
+    model: Path, tmp_path: Path, old: str, new: str, message: str
+):
+    path = with_card(model, tmp_path / "model.onnx", old, new)
+    assert refused(path).message.startswith(f"'{path}' contradicts its model card: {message}")
+
+
+def test_model_never_reads_other_files(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A model file from outside must not be able to read this machine's files as its weights."""
+    proto = onnx.load(model)
+    weights = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(weights.raw_data)
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder")
+    (Path.cwd() / "secret.bin").write_bytes(weights.raw_data)
+    for location in ("secret.bin", "../secret.bin", str(secret)):
+        weights.ClearField("raw_data")
+        del weights.external_data[:]
+        weights.data_location = TensorProto.EXTERNAL
+        weights.external_data.add(key="location", value=location)
+        path = Path.cwd() / "model.onnx"
+        path.write_bytes(proto.SerializeToString())
+        assert "External data path" in refused(path).message
+
+
+def test_other_format_of_onnxruntime_is_refused(model: Path, tmp_path: Path):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(tmp_path / "model.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    assert (tmp_path / "model.ort").stat().st_size > 1000
+    refused(tmp_path / "model.ort")
+
+
+def test_random_damage_to_a_model_never_escapes_as_another_error(
+    model: Path, digits: Paths, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    chance = random.Random(0)
+    content = model.read_bytes()
+    path = tmp_path / "model.onnx"
+    outcomes = set()
+    for _ in range(200):
+        damaged = bytearray(content)
+        for _ in range(chance.choice((1, 3, 10))):
+            # The graph and the card lie at the end, behind the weights.
+            place = len(content) - 1 - chance.randrange(min(30_000, len(content)))
+            damaged[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            outcomes.add(len(Predictor(path, threads=1)(digits[:2])))
+        except ImgclfError:
+            outcomes.add(0)
+    assert outcomes == {0, 2}
+    # What prints to standard output would spoil the JSON of `imgclf predict --json`.
+    assert capfd.readouterr().out == ""
+
+
+def test_batch_of_another_shape_is_refused_in_plain_words(predictor: Predictor):
+    with pytest.raises(ImgclfError, match=r"failed on a batch of shape \(2, 9, 8, 1\)"):
+        predictor.run(np.zeros((2, 9, 8, 1), np.uint8))
+
+
+def test_model_path_may_be_text_and_the_file_may_go(model: Path, digits: Paths, tmp_path: Path):
+    copy = tmp_path / "copy.onnx"
+    copy.write_bytes(model.read_bytes())
+    predictor = Predictor(os.fspath(copy), threads=1)
+    copy.unlink()
+    assert predictor.providers == ("CPUExecutionProvider",)
+    assert predictor(digits[:1])[0].label == digits[0].parent.name

@@ -1,0 +1,70 @@
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from imgclf.config import TrainConfig
+from imgclf.errors import UsageError
+from imgclf.training.device import choose_compute
+
+HAS_GPU = torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(HAS_GPU, reason="there is a GPU")
+def test_auto_is_the_cpu_in_fp32_where_there_is_nothing_else() -> None:
+    compute = choose_compute(TrainConfig())
+    assert compute.device == torch.device("cpu")
+    assert compute.precision is torch.float32
+    assert compute.precision_name == "fp32"
+    assert compute.device_name
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_device_that_is_not_there_is_an_error_that_lists_the_others(device: str) -> None:
+    there = torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()
+    if there:
+        pytest.skip(f"{device} is there")
+    with pytest.raises(UsageError, match=f"--device {device} is not available") as caught:
+        choose_compute(TrainConfig(device=device))
+    assert "Available: cpu" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)],
+)
+def test_precisions_of_the_cpu(precision: str, dtype: torch.dtype) -> None:
+    compute = choose_compute(TrainConfig(device="cpu", precision=precision))
+    assert compute.precision is dtype
+    assert compute.precision_name == precision.replace("auto", "fp32")
+
+
+def test_fp16_is_refused_on_the_cpu() -> None:
+    with pytest.raises(UsageError, match="--precision fp16 needs a GPU"):
+        choose_compute(TrainConfig(device="cpu", precision="fp16"))
+
+
+def test_threads_are_set_and_recorded() -> None:
+    assert choose_compute(TrainConfig(device="cpu", threads=1)).threads == 1
+    assert torch.get_num_threads() == 1
+    assert choose_compute(TrainConfig(device="cpu", threads=3)).threads == 3
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="not Linux")
+def test_no_more_threads_than_cores_that_this_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert choose_compute(TrainConfig(device="cpu")).threads == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert choose_compute(TrainConfig(device="cpu")).threads == len(allowed)

@@ -1,0 +1,142 @@
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import OneCycleLR
+
+from imgclf.config import TrainConfig
+from imgclf.training.optimization import create_optimizer, learning_rate_at, update_average
+
+WARMUPS = [0.0, 0.05, 0.2, 0.3, 0.5, 0.9]
+TOTALS = [1, 2, 3, 5, 9, 10, 37, 230, 1001]
+
+
+def rates(total_steps: int, **options: object) -> list[float]:
+    config = TrainConfig.from_dict(options)
+    return [learning_rate_at(step, total_steps, config) for step in range(total_steps)]
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup"),
+    # PyTorch divides by zero where the warm-up is one step: see the next test.
+    [(total, warmup) for total in TOTALS for warmup in WARMUPS if total * warmup != 1],
+)
+def test_one_cycle_is_pytorchs(total: int, warmup: float) -> None:
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = OneCycleLR(
+        optimizer, max_lr=0.37, total_steps=total, pct_start=warmup, cycle_momentum=False
+    )
+    expected = [optimizer.param_groups[0]["lr"]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the optimiser takes no steps here
+        for _ in range(total - 1):
+            scheduler.step()
+            expected.append(optimizer.param_groups[0]["lr"])
+    ours = rates(total, schedule="one-cycle", learning_rate=0.37, warmup_ratio=warmup)
+    assert ours == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+def test_one_cycle_with_a_warm_up_of_one_step_begins_at_the_peak() -> None:
+    ours = rates(5, schedule="one-cycle", learning_rate=0.5, warmup_ratio=0.2)
+    assert ours[0] == 0.5
+    assert ours == sorted(ours, reverse=True)
+
+
+@pytest.mark.parametrize("warmup", WARMUPS)
+@pytest.mark.parametrize("total", TOTALS)
+def test_cosine_rises_linearly_and_falls_along_half_a_cosine(total: int, warmup: float) -> None:
+    ours = rates(total, schedule="cosine", learning_rate=0.37, warmup_ratio=warmup)
+    rising = math.floor(warmup * total)
+    for step, rate in enumerate(ours):
+        if step < rising:
+            expected = 0.37 * (step + 1) / rising
+        else:
+            angle = math.pi * (step - rising) / (total - rising)
+            expected = 0.37 * math.cos(angle / 2) ** 2  # the same curve, written otherwise
+        assert rate == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("warmup", WARMUPS)
+@pytest.mark.parametrize("total", TOTALS)
+def test_constant_rises_linearly_and_stays(total: int, warmup: float) -> None:
+    ours = rates(total, schedule="constant", learning_rate=0.37, warmup_ratio=warmup)
+    rising = math.floor(warmup * total)
+    expected = [0.37 * min((step + 1) / rising if rising else 1, 1) for step in range(total)]
+    assert ours == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle"])
+@pytest.mark.parametrize("warmup", WARMUPS)
+@pytest.mark.parametrize("total", TOTALS)
+def test_every_step_learns_and_none_beyond_the_peak(
+    total: int, warmup: float, schedule: str
+) -> None:
+    ours = rates(total, schedule=schedule, learning_rate=0.1, warmup_ratio=warmup)
+    assert min(ours) > 0
+    assert max(ours) <= 0.1
+    if total * warmup >= 2 and schedule != "one-cycle":
+        assert max(ours) == 0.1
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_decay_is_for_filters_and_matrices_only(name: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+    optimizer = create_optimizer(model, TrainConfig(optimizer=name, weight_decay=0.25))
+    decay = {
+        id(parameter): group["weight_decay"]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    by_name = {key: decay[id(parameter)] for key, parameter in model.named_parameters()}
+    assert by_name == {
+        "0.weight": 0.25,
+        "0.bias": 0.0,
+        "1.weight": 0.0,
+        "1.bias": 0.0,
+        "3.weight": 0.25,
+        "3.bias": 0.0,
+    }
+
+
+def test_frozen_weights_are_not_optimised() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model[0].requires_grad_(False)
+    optimizer = create_optimizer(model, TrainConfig())
+    chosen = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    assert chosen == {id(weight) for weight in model[1].parameters()}
+
+
+def test_average_follows_its_formula_with_statistics_and_counters() -> None:
+    torch.manual_seed(0)
+    averaged, model = (nn.BatchNorm2d(3).double() for _ in range(2))
+    values = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+    for update in range(200):
+        with torch.no_grad():
+            for name in values:
+                model.state_dict()[name].fill_(math.sin(update + len(name)))
+            model.state_dict()["num_batches_tracked"].fill_(update + 1)
+        update_average(averaged, model, update, decay=0.9)
+        decay = min(0.9, (1 + update) / (10 + update))
+        for name in values:
+            values[name] = decay * values[name] + (1 - decay) * math.sin(update + len(name))
+    for name, value in values.items():
+        assert averaged.state_dict()[name].tolist() == pytest.approx([value] * 3, rel=1e-12)
+    assert averaged.num_batches_tracked.item() == 200  # pyrefly: ignore
+
+
+def test_average_leaves_the_model_alone() -> None:
+    averaged, model = nn.Linear(3, 2), nn.Linear(3, 2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    update_average(averaged, model, 0, 0.999)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert all(weight.requires_grad for weight in averaged.parameters())
+
+
+def test_decay_of_zero_is_the_model_itself() -> None:
+    averaged, model = nn.Linear(3, 2), nn.Linear(3, 2)
+    update_average(averaged, model, 50, 0.0)
+    assert torch.equal(averaged.weight, model.weight)
