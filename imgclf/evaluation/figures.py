@@ -1,8 +1,7 @@
 """Pictures of a training run: arrays and histories in, matplotlib figures out.
 
-Figures are built without pyplot, so nothing here depends on or changes global state, and a figure
-is freed as soon as nobody refers to it. Only the font that matplotlib ships is used: a figure looks
-the same on every machine, and characters which that font lacks are replaced by a box.
+Built without pyplot, so nothing here touches global state, and with the font that matplotlib ships,
+so a figure looks the same on every machine; a box replaces each character which that font lacks.
 """
 
 import math
@@ -22,48 +21,33 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 FONT = "DejaVu Sans"
-INK, GREY, LIGHT_GREY = "#222222", "#6b6b6b", "#d9d9d9"
+GREY, LIGHT_GREY = "#4d4d4d", "#d9d9d9"
 # Blue, vermilion and green of the Okabe-Ito palette, which colour-blind readers can tell apart.
-BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"
-
+SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73")
 STYLE = {
     "font.family": [FONT],
-    "font.size": 10,
-    "text.color": INK,
     "text.parse_math": False,  # class names may contain dollar signs
     "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
     "axes.titlelocation": "left",
-    "axes.titlesize": 12,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.grid.axis": "y",
     "grid.color": LIGHT_GREY,
-    "grid.linewidth": 0.6,
     "xtick.color": GREY,
     "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
     "legend.frameon": False,
     "legend.fontsize": 9,
-    "legend.borderpad": 0.1,
-    "legend.borderaxespad": 0.2,
-    "legend.handlelength": 1.3,
-    "legend.handletextpad": 0.5,
     "legend.columnspacing": 1.0,
 }
 # Decorates functions: matplotlib's own settings plus STYLE hold inside them and nowhere else.
 house_style = style.context(STYLE, after_reset=True)
 
 # White for nothing at all, so that even a rare confusion stands out.
-SHARES = LinearSegmentedColormap.from_list("shares", ["white", "#6baed6", "#08306b"])
+SHARE_COLOURS = LinearSegmentedColormap.from_list("shares", ["white", "#6baed6", "#08306b"])
 
 WIDEST_LABEL = 13.0  # in font sizes: about 22 letters
 MOST_ANNOTATED_CLASSES = 30
 MOST_AXIS_LABELS = 100
 POINTS_PER_INCH = 72
-GRID_COLUMNS = 6
 
 
 @house_style
@@ -73,21 +57,17 @@ def save(figure: Figure, path: Path) -> None:
 
 
 @cache
-def _drawable_characters() -> frozenset[int]:
-    """Code points for which the font has a glyph."""
-    return frozenset(get_font(findfont(FONT)).get_charmap())
-
-
-def _is_drawable(character: str) -> bool:
-    # Control and format characters (category C) have glyphs, but reorder or hide their neighbours.
-    invisible = unicodedata.category(character).startswith("C")
-    return ord(character) in _drawable_characters() and not invisible
+def _drawable_characters() -> frozenset[str]:
+    """Characters that the font has a visible glyph for."""
+    glyphs = map(chr, get_font(findfont(FONT)).get_charmap())
+    # Control and format characters (category C) would reorder or hide their neighbours.
+    return frozenset(glyph for glyph in glyphs if unicodedata.category(glyph)[0] != "C")
 
 
 def _printable(text: str) -> str:
     """One line of text that the font can draw: a box stands for each character it cannot."""
     line = " ".join(unicodedata.normalize("NFC", text).split())
-    return "".join(c if _is_drawable(c) else "□" for c in line)
+    return "".join(letter if letter in _drawable_characters() else "□" for letter in line)
 
 
 def _width(text: str) -> float:
@@ -103,8 +83,8 @@ def _shorten(text: str, widest: float) -> str:
     shortened, kept = text, min(len(text), 100)
     while kept > 1 and _width(shortened) > widest:
         kept -= 1
-        tail = kept // 3
-        shortened = f"{text[: kept - tail]}…{text[len(text) - tail :]}"
+        end = kept // 3
+        shortened = text[: kept - end].rstrip() + "…" + text[len(text) - end :].lstrip()
     return shortened
 
 
@@ -136,17 +116,13 @@ def confusion_matrix(
     label_size = float(np.clip(cell * POINTS_PER_INCH * 0.7, 5.5, 10))
     side = cell * number
     label_space = max(map(_width, labels)) * label_size / POINTS_PER_INCH
-
     figure = Figure(figsize=(side + label_space + 2, side + label_space + 1.2), layout="compressed")
     axes = figure.add_subplot()
-    row_totals = counts.sum(axis=1, keepdims=True)
-    # A class without examples has an empty row: all its shares are 0.
-    shares = counts / np.maximum(row_totals, 1)
-    image = axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, interpolation="nearest")
-    colour_bar = figure.colorbar(image, ax=axes, shrink=min(1, 4 / side), aspect=25, anchor=(0, 1))
-    colour_bar.set_label("Share of the true class")
-    colour_bar.ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    colour_bar.outline.set_visible(False)
+    # A class without images has an empty row: all its shares are 0.
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap=SHARE_COLOURS, vmin=0, vmax=1, interpolation="nearest")
+    place = {"shrink": min(1, 4 / side), "aspect": 25, "anchor": (0, 1)}
+    figure.colorbar(image, label="Share of the true class", format=PercentFormatter(1), **place)
 
     correct, total = int(np.trace(counts)), int(counts.sum())
     accuracy = f"{correct / total:.1%} ({correct} of {total})" if total else "undefined (no images)"
@@ -165,10 +141,8 @@ def _label_matrix_axes(axes: Axes, labels: Sequence[str], font_size: float, cell
     axes.set_xticks(positions, shown, fontsize=font_size, rotation=0 if fits else 90)
     axes.set_yticks(positions, shown, fontsize=font_size)
     axes.tick_params(length=0)
-    axes.spines[:].set_visible(True)
-    axes.spines[:].set_color(LIGHT_GREY)
-    axes.set_xlabel("Predicted class", labelpad=8)
-    axes.set_ylabel("True class", labelpad=8)
+    axes.spines[:].set(visible=True, color=LIGHT_GREY)
+    axes.set(xlabel="Predicted class", ylabel="True class")
 
 
 def _annotate_cells(
@@ -176,26 +150,21 @@ def _annotate_cells(
 ) -> None:
     """Write each count into its cell, leaving out the zeros off the diagonal."""
     font_size = min(11, 0.85 * cell * POINTS_PER_INCH / _width(str(counts.max())))
+    centred = {"ha": "center", "va": "center", "fontsize": font_size}
     for (row, column), count in np.ndenumerate(counts):
         if count or row == column:
-            colour = "white" if shares[row, column] > 0.55 else INK
-            axes.text(
-                column, row, str(count), ha="center", va="center", fontsize=font_size, color=colour
-            )
+            colour = "white" if shares[row, column] > 0.55 else "black"
+            axes.text(column, row, str(count), color=colour, **centred)
     edges = np.arange(len(counts) - 1) + 0.5
     axes.hlines(edges, -0.5, len(counts) - 0.5, colors=LIGHT_GREY, linewidth=0.5)
     axes.vlines(edges, -0.5, len(counts) - 0.5, colors=LIGHT_GREY, linewidth=0.5)
 
 
-# Panel title -> metric name -> (label, colour).
-PANELS: dict[str, dict[str, tuple[str, str]]] = {
-    "Loss": {"train/loss": ("Training", BLUE), "val/loss": ("Validation", VERMILION)},
-    "Accuracy": {"train/accuracy": ("Training", BLUE), "val/accuracy": ("Validation", VERMILION)},
-    "Validation, mean over classes": {
-        "val/precision": ("Precision", BLUE),
-        "val/recall": ("Recall", VERMILION),
-        "val/f1": ("F1", GREEN),
-    },
+# Panel title -> label -> metric name.
+PANELS = {
+    "Loss": {"Training": "train/loss", "Validation": "val/loss"},
+    "Accuracy": {"Training": "train/accuracy", "Validation": "val/accuracy"},
+    "Validation, macro": {"Precision": "val/precision", "Recall": "val/recall", "F1": "val/f1"},
 }
 
 
@@ -205,33 +174,26 @@ def curves(
 ) -> Figure:
     """Draw loss, accuracy and validation precision, recall and F1 over the epochs.
 
-    A panel without any values is left out.
-
     Args:
         history: metric name -> (epoch, value) pairs in the order of epochs; all but the losses are
-            fractions between 0 and 1. Values that are not finite leave a gap.
+            fractions between 0 and 1. Values that are not finite leave a gap; a panel without
+            any values is left out.
         best_epoch: marked by a vertical line.
     """
-    panels = {
-        title: {name: look for name, look in series.items() if _has_values(history.get(name, ()))}
-        for title, series in PANELS.items()
-    }
-    panels = {title: series for title, series in panels.items() if series}
-    if not panels:
+    finite = {name for name, pairs in history.items() if np.isfinite([v for _, v in pairs]).any()}
+    titles = [title for title, series in PANELS.items() if finite & set(series.values())]
+    if not titles:
         return _message("No epochs recorded")
-    figure = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
-    for position, (title, series) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(1, len(panels), position)
-        for name, (label, colour) in series.items():
-            _draw_series(axes, history[name], label, colour)
-        if title != "Loss":
-            _show_percent(axes)
-        _finish_panel(axes, title, best_epoch)
+    figure = Figure(figsize=(4.6 * len(titles), 3.6), layout="constrained")
+    for position, title in enumerate(titles, start=1):
+        axes = figure.add_subplot(1, len(titles), position)
+        for (label, name), colour in zip(PANELS[title].items(), SERIES_COLOURS, strict=False):
+            if name in finite:
+                _draw_series(axes, history[name], label, colour)
+        if best_epoch is not None:
+            axes.axvline(best_epoch, label=f"Best epoch ({best_epoch})", color=GREY, linewidth=0.8)
+        _finish_panel(axes, title)
     return figure
-
-
-def _has_values(pairs: Sequence[tuple[int, float]]) -> bool:
-    return any(math.isfinite(value) for _, value in pairs)
 
 
 def _draw_series(axes: Axes, pairs: Sequence[tuple[int, float]], label: str, colour: str) -> None:
@@ -239,35 +201,23 @@ def _draw_series(axes: Axes, pairs: Sequence[tuple[int, float]], label: str, col
     values[~np.isfinite(values)] = np.nan
     # Few points are worth marking, and a single one has no line to be seen by.
     marker = "o" if np.isfinite(values).sum() <= 30 else ""
-    axes.plot(epochs, values, label=label, color=colour, marker=marker, markersize=4, linewidth=1.6)
+    # Unclipped, so that a value of 100% is not cut in half by the upper edge.
+    axes.plot(epochs, values, label=label, color=colour, marker=marker, ms=4, clip_on=False)
 
 
-def _show_percent(axes: Axes) -> None:
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(max(bottom, -0.02), min(top, 1.02))
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-
-
-def _finish_panel(axes: Axes, title: str, best_epoch: int | None) -> None:
-    if best_epoch is not None:
-        axes.axvline(
-            best_epoch,
-            label=f"Best epoch ({best_epoch})",
-            color=GREY,
-            linewidth=0.9,
-            linestyle="--",
-        )
-    first, last = axes.dataLim.intervalx
-    if first == last:
-        axes.set_xlim(first - 0.5, last + 0.5)
-    axes.xaxis.set_major_locator(
-        MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
-    )
+def _finish_panel(axes: Axes, title: str) -> None:
+    if title != "Loss":
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(max(bottom, 0), min(top, 1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    if axes.dataLim.width == 0:  # a single epoch
+        axes.set_xlim(axes.dataLim.x0 - 0.5, axes.dataLim.x0 + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.set_xlabel("Epoch")
     axes.grid(visible=True)
     axes.set_title(title, pad=26)
     # Between title and axes, where it cannot cover a curve.
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handlelength=1, handletextpad=0.5)
 
 
 @house_style
@@ -288,25 +238,21 @@ def image_grid(
     if len(images) == 0:
         return _message(heading or "No images")
     height, width = images.shape[1:3]
-    columns = min(len(images), GRID_COLUMNS)
+    columns = min(len(images), 6)
     rows = math.ceil(len(images) / columns)
     title_lines = max(title.count("\n") + 1 for title in titles)
     row_height = 1.6 * float(np.clip(height / width, 0.4, 2)) + 0.18 * title_lines + 0.15
     figure = Figure(figsize=(1.85 * columns, rows * row_height + 0.5), layout="constrained")
-    if heading:
-        figure.suptitle(_printable(heading), x=0.01, horizontalalignment="left", fontsize=12)
+    figure.suptitle(_printable(heading), x=0.01, horizontalalignment="left", fontsize=12)
     # Enlarged pixels keep their edges; larger images are smoothed as matplotlib sees fit.
     interpolation = "nearest" if max(height, width) <= 128 else "auto"
     for position, image in enumerate(images):
         axes = figure.add_subplot(rows, columns, position + 1)
-        pixels = image[:, :, 0] if image.shape[2] == 1 else image
-        axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation=interpolation)
-        lines = titles[position].split("\n")
-        title = "\n".join(_shorten(_printable(line), WIDEST_LABEL) for line in lines)
-        colour = colours[position] if colours is not None else INK
-        axes.set_title(title, loc="center", fontsize=9, color=colour, pad=4)
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation=interpolation)
+        lines = (_shorten(_printable(line), WIDEST_LABEL) for line in titles[position].split("\n"))
+        colour = colours[position] if colours is not None else "black"
+        axes.set_title("\n".join(lines), loc="center", fontsize=9, color=colour, pad=4)
+        axes.set(xticks=[], yticks=[])
         axes.spines[:].set(visible=True, color=LIGHT_GREY)
     return figure
 
@@ -325,12 +271,10 @@ def misclassified(
 
     Args:
         images: uint8 [n, height, width, channels], the most confident mistake first.
-        true_labels: int64 [n], indices into classes.
-        predicted_labels: int64 [n], indices into classes.
+        true_labels, predicted_labels: int64 [n], indices into classes.
         confidence: float [n], probability of the predicted class, between 0 and 1.
         classes: class names.
-        total: number of images evaluated.
-        wrong: number of images misclassified; may be larger than n.
+        total, wrong: number of images evaluated and misclassified; n may be smaller than wrong.
     """
     if wrong == 0:
         return _message(f"All {total} test images are classified correctly")
@@ -341,14 +285,13 @@ def misclassified(
         if _width(names) > WIDEST_LABEL:
             names = f"{labels[true]} →\n{labels[predicted]}"
         titles.append(f"{names}\n{probability:.0%}")
-    shown = len(images)
-    order = "most confident first" if shown == wrong else f"showing the {shown} most confident"
+    all_shown = len(images) == wrong
+    order = "most confident first" if all_shown else f"showing the {len(images)} most confident"
     heading = f"{wrong} of {total} test images misclassified, {order}"
     return image_grid(images, titles, heading=heading)
 
 
 def _message(text: str) -> Figure:
-    """A figure that only says something."""
     figure = Figure(figsize=(6, 1.6))
     axes = figure.add_axes((0.02, 0.05, 0.96, 0.9), xticks=[], yticks=[])
     axes.spines[:].set(visible=True, color=LIGHT_GREY)
