@@ -125,6 +125,7 @@ def train(**given: Any) -> None:
 
 
 def _terminate(*_: object) -> None:
+    click.echo("Stopped by SIGTERM; the run is recorded as KILLED.", err=True)
     sys.exit(143)
 
 

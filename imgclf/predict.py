@@ -17,7 +17,7 @@ from imgclf.card import METADATA_KEY, ModelCard
 from imgclf.errors import BadImageError, ImgclfError
 from imgclf.preprocess import SUFFIXES, ImageSource, to_array
 
-Images: TypeAlias = ImageSource | Iterable[ImageSource]
+Images: TypeAlias = "ImageSource | Iterable[ImageSource]"
 
 PROVIDERS = ("CPUExecutionProvider",)
 _OUTPUTS = ("logits", "probabilities")

@@ -14,6 +14,7 @@ from rich.progress import (
 
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
+from imgclf.data.folder import SHOWN_PROBLEMS
 from imgclf.data.splits import Split
 from imgclf.evaluation.metrics import Metrics
 from imgclf.training.device import Compute
@@ -42,18 +43,18 @@ def print_start(
     lines = [
         f"{dataset.name}: {len(dataset):,} images, {len(dataset.classes)} classes,"
         f" {size.height}x{size.width} {colour}; {parts}",
-        f"{config.model}: {parameters:,} parameters; {config.optimizer}, learning rate"
-        f" {config.learning_rate:g}, {config.schedule}, batches of {config.batch_size}",
+        f"{config.model}: {parameters:,} parameters; batch size {config.batch_size}",
+        f"{config.optimizer}: learning rate {config.learning_rate:g}, {config.schedule}, weight"
+        f" decay {config.weight_decay:g}",
         f"{config.device}: {compute.device_name}, {config.precision}, {config.threads} threads",
     ]
     if compute.note:
         lines.append(f"Note: {compute.note}")
     if dataset.unreadable:
-        first, reason = dataset.unreadable[0]
-        lines.append(
-            f"Note: {len(dataset.unreadable)} unreadable image(s) left out, the first is {first}:"
-            f" {reason}"
-        )
+        lines.append(f"Note: {len(dataset.unreadable)} unreadable image(s) are left out:")
+        lines += [f"  {name}: {reason}" for name, reason in dataset.unreadable[:SHOWN_PROBLEMS]]
+        if len(dataset.unreadable) > SHOWN_PROBLEMS:
+            lines.append(f"  and {len(dataset.unreadable) - SHOWN_PROBLEMS} more, see split.csv")
     say("\n".join([*lines, ""]))
 
 
@@ -67,7 +68,7 @@ class TrainingDisplay:
         self._steps_per_epoch = steps_per_epoch
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=14),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
@@ -112,11 +113,12 @@ class TrainingDisplay:
         """Print an epoch's line; an asterisk marks the best so far."""
         assert self._task is not None
         self._progress.update(self._task, completed=end.epoch * self._steps_per_epoch)
-        line = (
-            f"epoch {end.epoch:>{len(str(self._epochs))}}/{self._epochs}"
-            f"  train loss {end.loss:.4f}  accuracy {end.accuracy:7.2%}"
-        )
+        headings = f"{'epoch':>9}  train loss  accuracy"
+        line = f"{f'{end.epoch}/{self._epochs}':>9}  {end.loss:10.4f}  {end.accuracy:8.2%}"
         if validation is not None:
-            mark = " *" if is_best else ""
-            line += f"  val loss {validation.loss:.4f}  accuracy {validation.accuracy:7.2%}{mark:2}"
-        self.say(f"{line}  {end.images_per_second:>7,.0f} images/s")
+            headings += "  val loss  accuracy  "
+            mark = "*" if is_best else " "
+            line += f"  {validation.loss:8.4f}  {validation.accuracy:8.2%} {mark}"
+        if end.epoch == 1:
+            self.say(f"{headings}  images/s")
+        self.say(f"{line}  {end.images_per_second:8,.0f}")

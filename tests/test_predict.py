@@ -12,10 +12,10 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from imgclf.card import METADATA_KEY
+from imgclf.card import METADATA_KEY, ModelCard, Preprocessing
 from imgclf.errors import BadImageError, ImgclfError
 from imgclf.predict import Predictor, Unreadable, find_images
 
@@ -50,6 +50,34 @@ def by_hand(model: Path, paths: Paths) -> tuple[NDArray[np.float32], NDArray[np.
     logits = np.asarray(session.run(["logits"], {"image": batch})[0])
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return logits, powers / powers.sum(axis=1, keepdims=True)
+
+
+def blank_model(card: ModelCard, bias: NDArray[np.float32]) -> onnx.ModelProto:
+    """A model as `imgclf export` writes it, which answers ``bias`` whatever it is shown."""
+    rule, number = card.preprocessing, len(card.classes)
+    weights = np.zeros((rule.height * rule.width * rule.channels, number), np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("Flatten", ["pixels"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
+        ],
+        "blank",
+        [
+            helper.make_tensor_value_info(
+                "image", TensorProto.UINT8, ["batch", rule.height, rule.width, rule.channels]
+            )
+        ],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", number])
+            for name in ("logits", "probabilities")
+        ],
+        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(bias, "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(model, {METADATA_KEY: card.to_json()})
+    return model
 
 
 # --- Answers
@@ -102,6 +130,18 @@ def test_top_k_lists_so_many_classes(predictor: Predictor, digits: Paths, asked:
     assert len(answer.top) == given
     values = [value for _, value in answer.top]
     assert values == sorted(values, reverse=True)
+
+
+def test_classes_that_tie_keep_their_order(tmp_path: Path):
+    """A model of 40 classes that has learned nothing but how frequent they are."""
+    names = [f"class {position}" for position in range(40)]
+    frequency = np.arange(40, dtype=np.float32) % 3
+    card = ModelCard(tuple(names), Preprocessing.identity(2, 2, 1), mean=(0.0,), std=(1.0,))
+    path = tmp_path / "blank.onnx"
+    path.write_bytes(blank_model(card, frequency).SerializeToString())
+    (answer,) = Predictor(path)([np.zeros((2, 2), np.uint8)], top_k=40)
+    assert [label for label, _ in answer.top] == names[2::3] + names[1::3] + names[0::3]
+    assert answer.probability == pytest.approx(np.exp(2) / np.exp(frequency).sum())
 
 
 def test_dictionary_is_the_answer(predictor: Predictor, digits: Paths):
@@ -207,6 +247,13 @@ def test_folder_stands_for_the_images_in_it(predictor: Predictor, digits: Paths,
     assert [answer.image for answer in answers] == [str(path) for path in expected]
 
 
+def test_folder_is_read_in_the_order_of_names(digits: Paths, tmp_path: Path):
+    names = [f"{position:03}.png" for position in range(60)]
+    for name in random.Random(0).sample(names, len(names)):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in find_images(tmp_path)] == names
+
+
 def test_hidden_folder_that_is_asked_for_is_read(digits: Paths, tmp_path: Path):
     hidden = tmp_path / ".dataset"
     hidden.mkdir()
@@ -272,19 +319,11 @@ def test_truncated_model_is_refused(model: Path, tmp_path: Path, share: float):
     refused(path)
 
 
-def test_somebody_elses_model_is_refused(tmp_path: Path):
-    shape = ["batch", 8, 8, 1]
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["image"], ["logits"])],
-        "theirs",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.UINT8, shape)],
-    )
+def test_somebody_elses_model_is_refused(predictor: Predictor, tmp_path: Path):
+    theirs = blank_model(predictor.card, np.zeros(10, np.float32))
+    del theirs.metadata_props[:]
     path = tmp_path / "theirs.onnx"
-    opset = [helper.make_opsetid("", 18)]
-    path.write_bytes(
-        helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
-    )
+    path.write_bytes(theirs.SerializeToString())
     assert "it has no model card" in refused(path).message
 
 

@@ -18,7 +18,7 @@ from imgclf.preprocess import image_size_of, is_grey, open_image, to_array
 LARGEST_OWN_SIZE = 128
 # Stored images are larger than the input by this factor, so that random crops have room.
 CROP_MARGIN = 1.15
-_SHOWN_PROBLEMS = 10
+SHOWN_PROBLEMS = 10
 
 
 def load_folder(root: Path, image_size: int, max_bad_images: float) -> ImageDataset:
@@ -149,7 +149,7 @@ def _check_unreadable(
 ) -> None:
     if len(unreadable) <= max_bad_images * total:
         return
-    shown = [f"  {name}: {reason}" for name, reason in unreadable[:_SHOWN_PROBLEMS]]
+    shown = [f"  {name}: {reason}" for name, reason in unreadable[:SHOWN_PROBLEMS]]
     if len(unreadable) > len(shown):
         shown.append(f"  and {len(unreadable) - len(shown)} more")
     raise ImgclfError(

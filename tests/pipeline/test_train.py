@@ -14,7 +14,7 @@ from imgclf.errors import ImgclfError, UsageError
 
 
 def quick(tmp_path: Path, **values) -> TrainConfig:
-    return TrainConfig(**{"epochs": 1, "runs_dir": str(tmp_path / "runs"), **values})
+    return TrainConfig.from_dict({"epochs": 1, "runs_dir": str(tmp_path / "runs"), **values})
 
 
 def weights(result: imgclf.TrainResult) -> bytes:

@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -74,9 +75,10 @@ def test_the_same_file_is_registered_once(register):
 def test_the_registered_model_answers_as_the_file(exported):
     from sklearn.datasets import load_digits
 
-    images = np.round(load_digits()["images"][:5] * (255 / 16)).astype(np.uint8)[..., None]
+    bunch: Any = load_digits()
+    images = np.round(bunch.images[:5] * (255 / 16)).astype(np.uint8)[..., None]
     model = mlflow.pyfunc.load_model(f"models:/{exported.registration.name}@champion")
-    answer = model.predict({"image": images})
+    answer: Any = model.predict({"image": images})
     logits, probabilities = Predictor(exported.model).run(images)
     np.testing.assert_array_equal(answer["logits"], logits)
     np.testing.assert_array_equal(answer["probabilities"], probabilities)

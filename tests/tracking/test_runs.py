@@ -1,5 +1,7 @@
 """The rule by which a run is best, on a real store with runs of every kind."""
 
+import functools
+
 import pytest
 from mlflow import MlflowClient
 
@@ -110,11 +112,8 @@ def test_an_unknown_data_set_lists_the_known_ones(experiment):
 def test_more_runs_than_a_page_holds_are_all_listed(experiment, monkeypatch):
     client = MlflowClient()
     search = client.search_runs
-    monkeypatch.setattr(
-        MlflowClient,
-        "search_runs",
-        lambda self, *args, **kwargs: search(*args, **{**kwargs, "max_results": 2}),
-    )
+    search_by_twos = functools.partial(search, max_results=2)
+    monkeypatch.setattr(MlflowClient, "search_runs", lambda _, *a, **k: search_by_twos(*a, **k))
     expected = {add_run(experiment, 0.1 * step) for step in range(5)}
     listed = list_runs(experiment)
     assert {run.run_id for run in listed} == expected

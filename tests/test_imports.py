@@ -1,0 +1,153 @@
+"""What each module may import: the predictor needs no training library; data flows one way."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import imgclf
+
+PACKAGE = Path(imgclf.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# A module imports only what stands before it.
+FLOW = [
+    "errors",
+    "recipes",
+    "config",
+    "card",
+    "preprocess",
+    "predict",
+    "data",
+    "models",
+    "training",
+    "evaluation",
+    "tracking",
+    "exporting",
+    "progress",
+    "pipeline",
+    "summary",
+    "cli",
+    "__main__",
+]
+
+PREDICT_WITHOUT_TRAINING_LIBRARIES = """
+import json, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "mlflow", "pandas", "sklearn",
+                                  "matplotlib", "onnx", "onnxscript", "rich", "safetensors"):
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+sys.meta_path.insert(0, Absent())
+import imgclf, imgclf.cli, imgclf.config, imgclf.errors, imgclf.recipes
+import imgclf.card, imgclf.preprocess, imgclf.predict
+
+try:
+    import torch
+except ModuleNotFoundError:
+    pass
+else:
+    raise AssertionError("torch was not blocked")
+
+(answer,) = imgclf.Predictor(sys.argv[1])([sys.argv[2]])
+print(json.dumps(answer.to_dict()))
+"""
+
+HEAVY_MODULES_AFTER = """
+import sys
+from imgclf.cli import main
+try:
+    main(sys.argv[1:], prog_name="imgclf")
+except SystemExit as end:
+    code = end.code
+heavy = ("numpy", "onnxruntime", "PIL", "torch", "torchvision", "mlflow", "sklearn", "rich")
+print("\\n", code, sorted(set(heavy) & set(sys.modules)))
+"""
+
+
+def python(code: str, *arguments: "str | Path") -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_predictor_works_where_no_training_library_is_installed(exported, digit_files: Path):
+    image = next((digit_files / "3").iterdir())
+    model = Path(exported.model).absolute()
+    answer = json.loads(python(PREDICT_WITHOUT_TRAINING_LIBRARIES, model, image))
+    (expected,) = imgclf.Predictor(model)([image])
+    assert answer == expected.to_dict()
+    assert answer["label"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [("--help", 0), ("train --help", 0), ("train --model nothing", 2), ("trian", 2)],
+)
+def test_help_and_mistakes_are_answered_without_loading_libraries(arguments: str, code: int):
+    last = python(HEAVY_MODULES_AFTER, *arguments.split()).splitlines()[-1]
+    assert last == f" {code} []"
+
+
+def test_public_names_are_all_there_and_load_on_first_use():
+    for name in imgclf.__all__:
+        assert getattr(imgclf, name).__name__ == name
+        assert name in dir(imgclf)
+    with pytest.raises(AttributeError, match="no attribute 'Trainer'"):
+        _ = imgclf.Trainer  # type: ignore
+    code = "import sys, imgclf; print([name for name in sys.modules if name.startswith('imgclf.')])"
+    assert python(code) == "[]\n"
+
+
+def imported_by(path: Path) -> Iterator[str]:
+    """Every module that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            module = node.module or ""
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def part_of(path: Path) -> str:
+    """The module or sub-package of imgclf that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_module_imports_only_what_stands_before_it(path: Path):
+    if path == PACKAGE / "__init__.py":
+        pytest.skip("gathers the public names")
+    own = part_of(path)
+    assert own in FLOW, f"'{own}' has no place in the flow: say in FLOW where it stands"
+    allowed = {*FLOW[: FLOW.index(own) + 1], "__version__"}
+    for name in imported_by(path):
+        package, _, rest = name.partition(".")
+        if package == "imgclf":
+            assert rest.split(".")[0] in allowed, f"{own} comes before {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_libraries_are_imported_where_they_belong(path: Path):
+    own = part_of(path)
+    libraries = {name.split(".")[0] for name in imported_by(path)}
+    if own != "tracking":
+        assert "mlflow" not in libraries
+    if own in ("errors", "recipes", "config", "card", "cli", "__init__", "__main__"):
+        assert libraries <= {*sys.stdlib_module_names, "imgclf", "click"}
+    if own in ("preprocess", "predict"):
+        used = {*sys.stdlib_module_names, "imgclf", "numpy", "PIL", "onnxruntime"}
+        assert libraries <= used
+    assert not libraries & {"pickle", "joblib", "dill", "cloudpickle"}
