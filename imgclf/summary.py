@@ -7,19 +7,22 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from imgclf.pipeline.export import ExportResult
-from imgclf.pipeline.train import TrainResult
 from imgclf.tracking.connection import ui_arguments
 from imgclf.tracking.identity import adopted_run
 from imgclf.tracking.runs import TrainRun
 
+if TYPE_CHECKING:  # importing them loads torch
+    from imgclf.pipeline.export import ExportResult
+    from imgclf.pipeline.train import TrainResult
 
-def print_training(result: TrainResult) -> None:
+
+def print_training(result: "TrainResult") -> None:
     """Print a finished run: its figures, where it is, and how to look at it and export it."""
     metrics = result.metrics
     kept = f"kept the weights of epoch {result.best_epoch}"
@@ -44,7 +47,7 @@ def print_training(result: TrainResult) -> None:
     click.echo(f"export it:   {next_command('export', run=result.run_id)}")
 
 
-def print_export(result: ExportResult) -> None:
+def print_export(result: "ExportResult") -> None:
     """Print an export: the proof, the files, the registered version and how to predict."""
     proof, registration = result.parity, result.registration
     stored = "stored files" if proof.from_files else "stored pixels"

@@ -225,8 +225,8 @@ def _fit(run: _Run, model: ImageClassifier) -> tuple[Selection, History]:
             is_best = _select(selection, event, validation)
             if is_best:
                 save_weights(state.selected_model, run.folder / "model" / "weights.safetensors")
-            metrics = _epoch_metrics(event, validation, selection)
-            run.tracker.metrics(metrics, step=event.epoch)
+            metrics = _epoch_metrics(event, validation)
+            run.tracker.metrics(metrics, step=event.epoch, summary=selection.metrics())
             for name, value in metrics.items():
                 history.setdefault(name, []).append((event.epoch, value))
             display.epoch_end(event, validation, is_best)
@@ -250,20 +250,14 @@ def _select(selection: Selection, end: EpochEnd, validation: Metrics | None) -> 
     return selection.update(end.epoch, validation.accuracy, validation.loss)
 
 
-def _epoch_metrics(
-    end: EpochEnd, validation: Metrics | None, selection: Selection
-) -> dict[str, float]:
+def _epoch_metrics(end: EpochEnd, validation: Metrics | None) -> dict[str, float]:
     metrics = {
         "train/loss": end.loss,
         "train/accuracy": end.accuracy,
         "lr": end.learning_rate,
         "images_per_second": end.images_per_second,
-        "best/epoch": float(selection.best_epoch),
     }
-    if validation is not None:
-        metrics |= validation.scalars("val")
-        metrics["best/val_accuracy"] = selection.best_accuracy
-    return metrics
+    return metrics if validation is None else metrics | validation.scalars("val")
 
 
 def _evaluate(
@@ -275,9 +269,8 @@ def _evaluate(
     images, labels = dataset.inputs(run.split.test), dataset.labels[run.split.test]
     logits = predict_logits(model, images, run.compute.device)
     test = compute_metrics(logits, labels)
-    metrics = {name: points[-1][1] for name, points in history.items() if name.startswith("best/")}
-    tracker.metrics(test.scalars("test"), step=selection.best_epoch)
-    metrics |= test.scalars("test")
+    metrics = selection.metrics() | test.scalars("test")
+    tracker.metrics({}, step=0, summary=metrics)
     tracker.tags({EPOCHS_TAG: str(selection.last_epoch)})
 
     card = _card(run, model, metrics)

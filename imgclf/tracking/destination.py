@@ -106,9 +106,13 @@ class Destination:
     def _deliver_tags(self, _: Record, values: dict[str, str]) -> None:
         self._log_batch(tags=[RunTag(name, text[:_LONGEST_TAG]) for name, text in values.items()])
 
-    def _deliver_metrics(self, record: Record, values: dict[str, float], step: int) -> None:
+    def _deliver_metrics(
+        self, record: Record, values: dict[str, float], step: int, summary: dict[str, float]
+    ) -> None:
         time_ms = record.time_ms
-        self._log_batch(metrics=[Metric(name, x, time_ms, step) for name, x in values.items()])
+        metrics = [Metric(name, value, time_ms, step) for name, value in values.items()]
+        metrics += [Metric(name, value, time_ms, 0) for name, value in summary.items()]
+        self._log_batch(metrics=metrics)
 
     def _deliver_dataset(
         self,

@@ -84,7 +84,7 @@ def log_export_metrics(run: TrainRun, values: Mapping[str, float]) -> None:
     with readable_errors():
         client = connect()
         for name, value in values.items():
-            client.log_metric(run.mlflow_run_id, name, value, step=run.best_epoch)
+            client.log_metric(run.mlflow_run_id, name, value)
 
 
 def registered_name(dataset: str) -> str:

@@ -53,9 +53,18 @@ class Tracker:
             "dataset", name=name, digest=digest, context=context, source=source, profile=profile
         )
 
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log metrics of one step, in one batch."""
-        self._say("metrics", values=dict(values), step=step)
+    def metrics(
+        self, values: Mapping[str, float], step: int, summary: Mapping[str, float] | None = None
+    ) -> None:
+        """Log metrics, in one batch.
+
+        Args:
+            values: of the step.
+            step: the epoch.
+            summary: of the run as a whole. They go to step 0: MLflow's UI then compares runs by
+                bars instead of drawing a line through one point.
+        """
+        self._say("metrics", values=dict(values), step=step, summary=dict(summary or {}))
 
     def artifact(self, path: str, artifact_folder: str = "") -> None:
         """Upload a file or folder of the run's folder.

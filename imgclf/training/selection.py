@@ -37,3 +37,10 @@ class Selection:
     def exhausted(self, patience: int) -> bool:
         """Tell whether accuracy has not risen for ``patience`` epochs; 0 is endless patience."""
         return patience > 0 and self.last_epoch - self._last_rise >= patience
+
+    def metrics(self) -> dict[str, float]:
+        """Return the selection by its logged names; nothing is best where nothing was selected."""
+        metrics = {"best/epoch": float(self.best_epoch)}
+        if self.best_accuracy >= 0:
+            metrics["best/val_accuracy"] = self.best_accuracy
+        return metrics
