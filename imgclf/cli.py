@@ -5,7 +5,7 @@ import json
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import click
 
 from imgclf import __version__
 from imgclf.config import TrainConfig, option_of
-from imgclf.errors import ImgclfError
+from imgclf.errors import ImgclfError, UsageError
+from imgclf.recipes import DATASETS, RECIPES, nearest
 
 CONTEXT = {
     "help_option_names": ["-h", "--help"],
@@ -53,7 +54,7 @@ def _fail(message: str, hint: str) -> None:
 def _extra_for(module: str) -> str:
     """Return the extra that brings a module; empty for one that no extra brings."""
     trained = ("torch", "torchvision", "mlflow", "onnx", "onnxscript", "sklearn", "matplotlib")
-    return "train" if module.split(".")[0] in (*trained, "rich", "safetensors") else ""
+    return "train" if module.split(".")[0] in (*trained, "rich", "safetensors", "yaml") else ""
 
 
 @click.group(cls=_Group, context_settings=CONTEXT, epilog="Start with:  imgclf train")
@@ -101,18 +102,22 @@ class _GroupedCommand(click.Command):
 
 @main.command(cls=_GroupedCommand)
 @_config_options
-def train(**given: Any) -> None:
+@click.option("--save-recipe", metavar="FILE", help="Write the options to a YAML file as well.")
+def train(save_recipe: str | None, **given: Any) -> None:
     """Train a classifier and record the run in MLflow.
 
     \b
     Examples:
       imgclf train
+      imgclf train --recipe mnist-cnn --epochs 5
       imgclf train --dataset photos --epochs 30 --horizontal-flip true
     """
     # SIGTERM ends the run as Ctrl-C does, so that MLflow is told.
     signal.signal(signal.SIGTERM, _terminate)
     values = {name: value for name, value in given.items() if value is not None}
     config = TrainConfig.from_dict(values)
+    if save_recipe:
+        config.save_recipe(Path(save_recipe))
     from imgclf.pipeline.train import train as run_training
     from imgclf.summary import print_training
 
@@ -218,3 +223,69 @@ def runs(experiment: str, as_json: bool) -> None:
         click.echo(json.dumps([dataclasses.asdict(run) for run in found], indent=2))
     else:
         print_runs(found)
+
+
+@main.command()
+@click.argument("name", required=False)
+def recipes(name: str | None) -> None:
+    """List the recipes, or describe one.
+
+    \b
+    Examples:
+      imgclf recipes
+      imgclf recipes mnist-cnn
+    """
+    if name is None:
+        _print_names({name: recipe.summary for name, recipe in RECIPES.items()})
+        return
+    if name not in RECIPES:
+        hint = f"Choose one of: {', '.join(RECIPES)}."
+        raise UsageError(f"There is no recipe '{name}'.{nearest(name, RECIPES)}", hint)
+    recipe = RECIPES[name]
+    click.echo(f"{recipe.summary}\n\n{click.wrap_text(recipe.description, 80)}\n")
+    click.echo(f"imgclf train --recipe {name}\n")
+    _print_names({f"--{key.replace('_', '-')}": str(value) for key, value in recipe.values.items()})
+
+
+@main.command()
+@click.argument("dataset", required=False)
+@click.option("--data-dir", default="", help="Folder for downloaded data sets.")
+@click.option("--picture", metavar="FILE", help="Write a picture of samples to a PNG file.")
+def datasets(dataset: str | None, data_dir: str, picture: str | None) -> None:
+    """List the data sets by name, or describe one: a name, a folder or a CSV file.
+
+    \b
+    Examples:
+      imgclf datasets
+      imgclf datasets photos --picture samples.png
+    """
+    if dataset is None:
+        _print_names(DATASETS)
+        return
+    from imgclf.pipeline.data import load_and_split
+    from imgclf.summary import print_dataset, save_samples
+
+    config = TrainConfig(dataset=dataset, data_dir=data_dir)
+    images, split = load_and_split(config)
+    print_dataset(images, split)
+    if picture:
+        save_samples(images, Path(picture))
+
+
+@main.command()
+def models() -> None:
+    """List the networks with their size.
+
+    \b
+    Example:
+      imgclf models
+    """
+    from imgclf.summary import print_models
+
+    print_models()
+
+
+def _print_names(meanings: Mapping[str, str]) -> None:
+    width = max(map(len, meanings))
+    for name, meaning in meanings.items():
+        click.echo(f"{name:<{width}}  {meaning}")

@@ -8,10 +8,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from imgclf.errors import UsageError
-from imgclf.recipes import MODELS, nearest
+from imgclf.recipes import MODELS, NORMALIZATIONS, nearest, recipe_values
 
 AUTO = "auto"
 
@@ -59,9 +60,22 @@ class TrainConfig:
         UsageError: a value of the wrong type, out of its range or not among its choices.
     """
 
+    recipe: str = _option(
+        "",
+        "Recipe",
+        "Start from a recipe's values: a name ('imgclf recipes' lists them) or a YAML file.",
+    )
     # Data
     dataset: str = _option(
-        "digits", "Data", "A data set's name, or a folder with one sub-folder of images per class."
+        "digits",
+        "Data",
+        "A data set's name, a folder with one sub-folder of images per class (below train, val and"
+        " test, or not), or a CSV file with the columns path, label and optionally split.",
+    )
+    data_dir: str = _option(
+        "",
+        "Data",
+        "Folder for downloaded data sets; empty: IMGCLF_DATA_DIR, else the user's cache folder.",
     )
     image_size: int = _option(
         0,
@@ -74,18 +88,30 @@ class TrainConfig:
     val_fraction: float = _option(
         0.1,
         "Data",
-        "Share of the images kept for validation; 0: none, and the last epoch is taken.",
+        "Share of the images kept for validation where the data gives no validation split; 0: no"
+        " validation, and the last epoch is taken.",
         minimum=0.0,
         maximum=0.8,
     )
     test_fraction: float = _option(
-        0.2, "Data", "Share of the images kept for the final test.", minimum=0.01, maximum=0.8
+        0.2,
+        "Data",
+        "Share of the images kept for the final test where the data gives no test split.",
+        minimum=0.01,
+        maximum=0.8,
     )
     split_seed: int = _option(
         0, "Data", "Seed of the split; independent of --seed.", minimum=0, maximum=2**31 - 1
     )
     max_bad_images: float = _option(
         0.01, "Data", "Largest share of unreadable images accepted.", minimum=0.0, maximum=1.0
+    )
+    normalization: str = _option(
+        "dataset",
+        "Data",
+        "dataset: by mean and standard deviation of the training images; half: pixels from -1 to 1;"
+        " unit: from 0 to 1.",
+        choices=tuple(NORMALIZATIONS),
     )
     # Augmentation
     random_crop: bool = _option(
@@ -225,16 +251,44 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """Build a configuration from some parameters; the others keep their defaults.
+        """Build a configuration from some parameters.
+
+        The others come from the recipe that ``values["recipe"]`` names, if any, and else keep their
+        defaults.
 
         Raises:
             UsageError: an unknown name or a wrong value.
         """
         names = [field.name for field in dataclasses.fields(cls)]
+        recipe = values.get("recipe", "")
+        values = {**(recipe_values(recipe) if recipe else {}), **values}
         for name in values:
             if name not in names:
-                raise UsageError(f"Unknown parameter '{name}'.{nearest(name, names)}")
+                raise UsageError(f"Unknown parameter '{name}'.{nearest(str(name), names)}")
         return cls(**values)
+
+    def save_recipe(self, path: Path) -> None:
+        """Write what decides a run's result to a YAML file that ``--recipe`` reads.
+
+        Left out are the recipe's own name and the settings of a machine and its tracking server.
+
+        Raises:
+            UsageError: the file cannot be written.
+        """
+        import yaml
+
+        groups = {field.name: option_of(field).group for field in dataclasses.fields(self)}
+        left_out = {"Recipe", "Machine", "Tracking"}
+        values = {k: v for k, v in self.to_dict().items() if groups[k] not in left_out}
+        try:
+            path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"Cannot write '{path}': {error.strerror}.") from error
+
+    def overridden(self) -> dict[str, Any]:
+        """Return the parameters whose values differ from the recipe's."""
+        recipe = TrainConfig.from_dict({"recipe": self.recipe}).to_dict()
+        return {name: value for name, value in self.to_dict().items() if value != recipe[name]}
 
 
 def option_of(field: "dataclasses.Field[Any]") -> Option:

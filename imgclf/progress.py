@@ -14,7 +14,7 @@ from rich.progress import (
 
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
-from imgclf.data.folder import SHOWN_PROBLEMS
+from imgclf.data.files import SHOWN_PROBLEMS
 from imgclf.data.splits import Split
 from imgclf.evaluation.metrics import Metrics
 from imgclf.training.device import Compute

@@ -13,11 +13,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from imgclf.recipes import MODELS
 from imgclf.tracking.connection import ui_arguments
 from imgclf.tracking.identity import adopted_run
 from imgclf.tracking.runs import TrainRun
 
 if TYPE_CHECKING:  # importing them loads torch
+    from imgclf.data.dataset import ImageDataset
+    from imgclf.data.splits import Split
     from imgclf.pipeline.export import ExportResult
     from imgclf.pipeline.train import TrainResult
 
@@ -98,6 +101,72 @@ def print_runs(runs: Sequence[TrainRun]) -> None:
     console = Console(highlight=False)
     # A pipe or a file has no width to keep to.
     (console if console.is_terminal else Console(highlight=False, width=200)).print(table)
+
+
+def print_dataset(dataset: "ImageDataset", split: "Split") -> None:
+    """Print what a data set holds: images per class and part, sizes, what is missing."""
+    size = dataset.preprocessing
+    colour = "grey" if size.channels == 1 else "colour"
+    click.echo(
+        f"{dataset.name}: {len(dataset):,} images, {len(dataset.classes)} classes; the network"
+        f" reads {size.height}x{size.width} {colour}"
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("class")
+    for part in split.sizes:
+        table.add_column(part, justify="right")
+    for label, name in enumerate(dataset.classes):
+        positions = (split.train, split.val, split.test)
+        counts = [int((dataset.labels[part] == label).sum()) for part in positions]
+        table.add_row(name, *(f"{count:,}" for count in counts))
+    table.add_row("all", *(f"{count:,}" for count in split.sizes.values()), style="bold")
+    Console(highlight=False, markup=False).print(table)
+    for name, reason in dataset.unreadable:
+        click.echo(f"unreadable: {name}: {reason}")
+    click.echo(f"digest {dataset.digest[:12]}, split {split.digest[:12]}")
+
+
+def save_samples(dataset: "ImageDataset", path: Path, each: int = 4, most: int = 40) -> None:
+    """Write a picture of the first images of each class."""
+    import numpy as np
+
+    from imgclf.evaluation import figures
+
+    chosen = [
+        position
+        for label in range(len(dataset.classes))
+        for position in np.flatnonzero(dataset.labels == label)[:each]
+    ][:most]
+    images = dataset.inputs(np.array(chosen))
+    titles = [dataset.classes[dataset.labels[position]] for position in chosen]
+    figures.save(figures.image_grid(images, titles, heading=f"Samples of {dataset.name}"), path)
+
+
+def print_models() -> None:
+    """Print the networks with parameters and multiply-adds for one common input."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from imgclf.models import InputShape, create_network, smallest_input
+
+    shape = InputShape(3, 32, 32)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("model")
+    for title in ("parameters", "multiply-adds", "smallest input"):
+        table.add_column(title, justify="right")
+    table.add_column("what it is")
+    for name, meaning in MODELS.items():
+        network = create_network(name, shape, 10, 0.0).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, *shape))
+        parameters = sum(weight.numel() for weight in network.parameters())
+        multiply_adds = counter.get_total_flops() // 2
+        smallest = smallest_input(name)
+        table.add_row(
+            name, f"{parameters:,}", f"{multiply_adds:,}", f"{smallest}x{smallest}", meaning
+        )
+    Console(highlight=False).print(table)
+    click.echo("\nfor 32x32 colour images of 10 classes")
 
 
 def next_command(command: str, **values: str) -> str:

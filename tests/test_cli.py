@@ -177,7 +177,7 @@ def test_wrong_usage_exits_with_2_and_says_what_was_meant(arguments: str, messag
 def test_unknown_data_set_exits_with_2(trained, name: str):
     result = imgclf("train", "--dataset", name)
     assert result.exit_code == 2
-    assert f"Error: There is no data set and no folder named '{name}'" in result.stderr
+    assert f"Error: There is no data set, folder or CSV file named '{name}'" in result.stderr
     assert ("Did you mean 'digits'?" in result.stderr) == name.lower().startswith("digit")
 
 

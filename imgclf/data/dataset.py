@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from imgclf.card import Preprocessing
 from imgclf.preprocess import centre_crop
 
+# The part of the split that an image was published in; FREE ones are dealt out.
+FREE, TRAIN, VAL, TEST = range(4)
+
 
 @dataclass(frozen=True)
 class ImageDataset:
@@ -20,6 +23,8 @@ class ImageDataset:
         name: what a person calls it: ``digits``, or a folder's name.
         images: uint8 [n, height, width, channels], at least as large as the network's input.
         labels: int64 [n], positions in ``classes``.
+        parts: int8 [n], `FREE`, or the part of the split that the source gives: `TRAIN`, `VAL` or
+            `TEST`.
         classes: label names, sorted.
         names: [n] what identifies each image: the path below the root, or its position.
         files: [n] the image files; empty where the images do not come from files.
@@ -32,6 +37,7 @@ class ImageDataset:
     name: str
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    parts: NDArray[np.int8]
     classes: tuple[str, ...]
     names: tuple[str, ...]
     files: tuple[Path, ...]

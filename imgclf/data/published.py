@@ -123,7 +123,10 @@ def _read_batch(path: Path, md5: str) -> dict[bytes, Any]:
     content = path.read_bytes()
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
         raise _damaged(path, "its checksum is not the published one")
-    return _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
+    try:
+        return _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
+    except pickle.UnpicklingError as error:
+        raise _damaged(path, str(error)) from error
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -131,7 +134,7 @@ class _ArraysOnly(pickle.Unpickler):
 
     _ALLOWED = frozenset(
         [
-            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
             ("numpy", "ndarray"),
             ("numpy", "dtype"),
             ("_codecs", "encode"),
@@ -139,9 +142,10 @@ class _ArraysOnly(pickle.Unpickler):
     )
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        if (module_name, global_name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"refused to load {module_name}.{global_name}")
+        # NumPy 2 has renamed the module that older files name.
         module = module_name.replace("numpy.core", "numpy._core")
+        if (module, global_name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"refused to load {module_name}.{global_name}")
         return super().find_class(module, global_name)
 
 

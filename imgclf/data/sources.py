@@ -7,22 +7,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from imgclf.card import Preprocessing
 from imgclf.config import TrainConfig
-from imgclf.data.dataset import ImageDataset, content_digest
-from imgclf.data.folder import load_folder
+from imgclf.data.csv_file import list_csv
+from imgclf.data.dataset import FREE, TEST, TRAIN, ImageDataset, content_digest
+from imgclf.data.files import load_listing
+from imgclf.data.folder import list_folder
+from imgclf.data.published import (
+    Published,
+    load_cifar10,
+    load_cifar100,
+    load_fashion_mnist,
+    load_mnist,
+)
 from imgclf.errors import UsageError
 from imgclf.recipes import DATASETS, nearest
 
-Source = Callable[[], ImageDataset]
+Source = Callable[[Path], ImageDataset]
 _SOURCES: dict[str, Source] = {}
 
 
 def register(source: Source) -> Source:
-    """Make a data set known by its function's name."""
-    _SOURCES[source.__name__.replace("_", "-")] = source
+    """Make a data set known by its function's name.
+
+    The function takes the folder for downloaded files (``--data-dir``).
+    """
+    _SOURCES[source.__name__] = source
     return source
 
 
@@ -32,31 +43,45 @@ def source_names() -> tuple[str, ...]:
 
 
 def load_dataset(config: TrainConfig) -> ImageDataset:
-    """Load ``config.dataset``: a registered name, or else a folder.
+    """Load ``config.dataset``: a registered name, or else a folder or a CSV file.
 
     Raises:
-        UsageError: neither a known name nor a folder.
-        ImgclfError: the folder holds nothing to train on, or too many unreadable images.
+        UsageError: neither a known name nor a folder nor a CSV file.
+        ImgclfError: there is nothing to train on, or too many images are unreadable.
     """
-    name = config.dataset
+    name, path = config.dataset.replace("-", "_"), Path(config.dataset).expanduser()
     if name in _SOURCES:
         if config.image_size:
             raise UsageError(
                 f"--image-size is for folders; '{name}' has a size of its own.",
                 "Leave the option out.",
             )
-        return _SOURCES[name]()
-    if Path(name).expanduser().is_dir():
-        return load_folder(Path(name).expanduser(), config.image_size, config.max_bad_images)
-    raise UsageError(
-        f"There is no data set and no folder named '{name}' (looked in {os.getcwd()})."
-        f"{nearest(name, DATASETS)}",
-        f"Give a folder with one sub-folder of images per class, or one of: {', '.join(DATASETS)}.",
-    )
+        return _SOURCES[name](data_folder(config.data_dir))
+    if not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".csv"):
+        raise UsageError(
+            f"There is no data set, folder or CSV file named '{config.dataset}' (looked in"
+            f" {os.getcwd()}).{nearest(name, DATASETS)}",
+            "Give a folder with one sub-folder of images per class, a CSV file with the columns"
+            f" path and label, or one of: {', '.join(DATASETS)}.",
+        )
+    listing = list_folder(path) if path.is_dir() else list_csv(path)
+    return load_listing(listing, config.image_size, config.max_bad_images)
+
+
+def data_folder(data_dir: str) -> Path:
+    """Return where downloaded data sets are kept.
+
+    ``data_dir`` where it is given, else IMGCLF_DATA_DIR, else a folder in the user's cache.
+    """
+    given = data_dir or os.environ.get("IMGCLF_DATA_DIR", "")
+    if given:
+        return Path(given).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache"
+    return Path(cache) / "imgclf" / "datasets"
 
 
 @register
-def digits() -> ImageDataset:
+def digits(_: Path) -> ImageDataset:
     """scikit-learn's 1,797 handwritten digits, 8x8, bright on black.
 
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
@@ -66,16 +91,38 @@ def digits() -> ImageDataset:
     bunch: Any = load_digits()  # scikit-learn types it as a tuple as well
     # The original pixels are counts from 0 to 16.
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-    return _from_arrays("digits", images, bunch.target, tuple("0123456789"), "scikit-learn")
+    classes = tuple("0123456789")
+    return _from_arrays("digits", (images, bunch.target, classes, 0), "scikit-learn")
 
 
-def _from_arrays(
-    name: str,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    classes: tuple[str, ...],
-    source: str,
-) -> ImageDataset:
+@register
+def mnist(data_dir: Path) -> ImageDataset:
+    """MNIST, with its published test split."""
+    return _from_arrays("mnist", load_mnist(data_dir), str(data_dir))
+
+
+@register
+def fashion_mnist(data_dir: Path) -> ImageDataset:
+    """Fashion-MNIST, with its published test split."""
+    return _from_arrays("fashion_mnist", load_fashion_mnist(data_dir), str(data_dir))
+
+
+@register
+def cifar10(data_dir: Path) -> ImageDataset:
+    """CIFAR-10, with its published test split."""
+    return _from_arrays("cifar10", load_cifar10(data_dir), str(data_dir))
+
+
+@register
+def cifar100(data_dir: Path) -> ImageDataset:
+    """CIFAR-100, with its published test split."""
+    return _from_arrays("cifar100", load_cifar100(data_dir), str(data_dir))
+
+
+def _from_arrays(name: str, published: Published, source: str) -> ImageDataset:
+    images, labels, classes, num_test = published
+    parts = np.full(len(images), TRAIN if num_test else FREE, np.int8)
+    parts[len(images) - num_test :] = TEST
     names = tuple(str(position) for position in range(len(images)))
     labels = labels.astype(np.int64)
     digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
@@ -83,6 +130,7 @@ def _from_arrays(
         name=name,
         images=images,
         labels=labels,
+        parts=parts,
         classes=classes,
         names=names,
         files=(),

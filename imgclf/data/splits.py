@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from imgclf.data.dataset import ImageDataset
+from imgclf.data.dataset import FREE, TEST, TRAIN, VAL, ImageDataset
 from imgclf.errors import ImgclfError
 
 
@@ -35,35 +35,56 @@ class Split:
 def split_dataset(
     dataset: ImageDataset, val_fraction: float, test_fraction: float, seed: int
 ) -> Split:
-    """Deal out each class on its own, at random, so that every part holds every class.
+    """Keep the parts that the data set gives, and deal out the others class by class, at random.
 
-    A class gives ``round(fraction * size)`` images to validation and to test, and at least one to
-    each part that is wanted.
+    Where no image is given for testing (or validation), each class gives ``round(fraction * size)``
+    of its images to that part, and at least one; its size leaves out the images that are given for
+    another part. A given test split is never trained on or validated on.
 
     Raises:
-        ImgclfError: a class has fewer images than parts.
+        ImgclfError: a class has fewer images than parts to be dealt, or there is nothing to train
+            on.
     """
-    parts = 3 if val_fraction > 0 else 2
+    draw_test = not (dataset.parts == TEST).any()
+    draw_val = val_fraction > 0 and not (dataset.parts == VAL).any()
     generator = np.random.default_rng(seed)
-    train, val, test = [], [], []
+    parts = dataset.parts.copy()
     for label, name in enumerate(dataset.classes):
-        members = np.flatnonzero(dataset.labels == label)
-        if len(members) < parts:
+        members = np.flatnonzero((dataset.labels == label) & np.isin(parts, (FREE, TRAIN)))
+        needed = 1 + draw_val + draw_test
+        if needed > 1 and 0 < len(members) < needed:
             raise ImgclfError(
                 f"Class '{name}' of '{dataset.name}' has {len(members)} image(s); a split into"
-                f" {parts} parts needs at least {parts}.",
+                f" {needed} parts needs at least {needed}.",
                 "Add images to the class or remove it"
-                + ("; --val-fraction 0 needs one image less." if parts == 3 else "."),
+                + ("; --val-fraction 0 needs one image less." if draw_val else "."),
             )
         shuffled = generator.permutation(members)
         # In very small classes the bounds leave one image at least to each part.
-        num_val = min(max(1, round(val_fraction * len(members))), len(members) - 2)
-        num_val = num_val if val_fraction > 0 else 0
-        num_test = min(max(1, round(test_fraction * len(members))), len(members) - num_val - 1)
-        val.append(shuffled[:num_val])
-        test.append(shuffled[num_val : num_val + num_test])
-        train.append(shuffled[num_val + num_test :])
-    return _split(dataset.names, *(np.sort(np.concatenate(part)) for part in (train, val, test)))
+        most_val = len(members) - 1 - draw_test
+        num_val = min(max(1, round(val_fraction * len(members))), most_val) if draw_val else 0
+        most_test = len(members) - 1 - num_val
+        num_test = min(max(1, round(test_fraction * len(members))), most_test) if draw_test else 0
+        parts[shuffled[:num_val]] = VAL
+        parts[shuffled[num_val : num_val + num_test]] = TEST
+        parts[shuffled[num_val + num_test :]] = TRAIN
+    train, val, test = (np.flatnonzero(parts == part) for part in (TRAIN, VAL, TEST))
+    if not len(train):
+        raise ImgclfError(
+            f"'{dataset.name}' has no images to train on.", "Give some images the split 'train'."
+        )
+    return _split(dataset.names, train, val, test)
+
+
+def missing_classes(dataset: ImageDataset, split: Split) -> dict[str, tuple[str, ...]]:
+    """Return, for each part that is not empty, the classes that it lacks."""
+    missing = {}
+    for part in ("train", "val", "test"):
+        positions = getattr(split, part)
+        absent = set(range(len(dataset.classes))) - set(dataset.labels[positions].tolist())
+        if len(positions) and absent:
+            missing[part] = tuple(dataset.classes[label] for label in sorted(absent))
+    return missing
 
 
 def _split(names: Sequence[str], *parts: NDArray[np.int64]) -> Split:

@@ -2,6 +2,6 @@
 
 from imgclf.models import cnn  # noqa: F401 - importing it registers its networks
 from imgclf.models.classifier import ImageClassifier
-from imgclf.models.registry import InputShape, create_network, network_names
+from imgclf.models.registry import InputShape, create_network, network_names, smallest_input
 
-__all__ = ["ImageClassifier", "InputShape", "create_network", "network_names"]
+__all__ = ["ImageClassifier", "InputShape", "create_network", "network_names", "smallest_input"]

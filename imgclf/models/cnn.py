@@ -1,5 +1,6 @@
 """Plain convolutional networks."""
 
+import torch
 from torch import nn
 
 from imgclf.models.registry import InputShape, register
@@ -48,3 +49,59 @@ def small_cnn(shape: InputShape, num_classes: int, dropout: float) -> nn.Module:
         channels, size = wider, size // 2
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout)]
     return nn.Sequential(*blocks, *head, nn.Linear(channels, num_classes))
+
+
+def _dense_head(
+    features: nn.Sequential, shape: InputShape, hidden: int, num_classes: int, dropout: float
+) -> nn.Sequential:
+    """Two dense layers after convolutions; the width of the first is computed, not assumed."""
+    with torch.no_grad():
+        width = features(torch.zeros(1, *shape)).numel()
+    head = [nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+    return nn.Sequential(features, nn.Flatten(), *head, nn.Linear(hidden, num_classes))
+
+
+@register(min_size=10)
+def mnist_cnn(shape: InputShape, num_classes: int, dropout: float) -> nn.Module:
+    """The published MNIST notebook's network: 32 and 64 filters, a dense layer of 128."""
+    features = nn.Sequential(
+        nn.Conv2d(shape.channels, 32, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+    )
+    return _dense_head(features, shape, 128, num_classes, dropout)
+
+
+@register(min_size=8)
+def fashion_cnn(shape: InputShape, num_classes: int, dropout: float) -> nn.Module:
+    """The published Fashion-MNIST notebook's network, padded so that 28 pixels become 3."""
+    features = nn.Sequential(
+        nn.Conv2d(shape.channels, 20, 5, padding=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(20, 46, 4, padding=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(46, 70, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+    )
+    return _dense_head(features, shape, 512, num_classes, dropout)
+
+
+@register(min_size=4)
+def cifar10_cnn(shape: InputShape, num_classes: int, dropout: float) -> nn.Module:
+    """The published CIFAR-10 notebook's network: 32 and 64 filters, a dense layer of 512."""
+    features = nn.Sequential(
+        nn.Conv2d(shape.channels, 32, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Dropout(dropout),
+    )
+    return _dense_head(features, shape, 512, num_classes, dropout)

@@ -42,6 +42,11 @@ def network_names() -> tuple[str, ...]:
     return tuple(_NETWORKS)
 
 
+def smallest_input(name: str) -> int:
+    """Return the smallest height or width that a network can read, in pixels."""
+    return _NETWORKS[name][1]
+
+
 def create_network(name: str, shape: InputShape, num_classes: int, dropout: float) -> nn.Module:
     """Build a network with fresh weights, drawn from torch's global random state.
 

@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,12 +126,22 @@ def create_model(config: TrainConfig, dataset: ImageDataset, split: Split) -> Im
     torch.manual_seed(config.seed)
     shape = InputShape(size.channels, size.height, size.width)
     network = create_network(config.model, shape, len(dataset.classes), config.dropout)
-    mean, std = channel_statistics(dataset.inputs(split.train))
+    mean, std = normalization(config.normalization, dataset.inputs(split.train))
     return ImageClassifier(network, mean, std)
 
 
-def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation per channel of uint8 [n, height, width, channels]."""
+def normalization(kind: str, images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Return what is subtracted from each channel's pixels and what they are divided by.
+
+    Args:
+        kind: one of `NORMALIZATIONS`.
+        images: uint8 [n, height, width, channels], the training images.
+    """
+    channels = images.shape[-1]
+    if kind == "half":
+        return [127.5] * channels, [127.5] * channels
+    if kind == "unit":
+        return [0.0] * channels, [255.0] * channels
     means, stds = [], []
     for channel in range(images.shape[-1]):
         counts = np.bincount(images[..., channel].ravel(), minlength=256)
@@ -177,10 +189,18 @@ def _record_inputs(run: _Run, model: ImageClassifier) -> None:
     tracker.dataset(dataset.name, dataset.digest, "training", dataset.source, profile)
     seeded = {**split.sizes, "split_seed": config.split_seed}
     tracker.dataset(f"{dataset.name}-split", split.digest, "split", dataset.source, seeded)
+    if config.recipe:
+        tracker.tags({"imgclf.recipe_overrides": json.dumps(_overrides(config))})
     (run.folder / "model").mkdir()
     (run.folder / "model" / "config.json").write_text(config.to_json(), encoding="utf-8")
     _write_split(run.folder / "split.csv", dataset, split)
     tracker.artifact("split.csv", "data")
+
+
+def _overrides(config: TrainConfig) -> dict[str, Any]:
+    """Return what was given over the recipe; what only describes the machine is left out."""
+    resolved = {"recipe", "device", "precision", "threads", "data_dir", "runs_dir"}
+    return {name: value for name, value in config.overridden().items() if name not in resolved}
 
 
 def _num_parameters(model: ImageClassifier) -> int:

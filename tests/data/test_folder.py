@@ -12,7 +12,9 @@ from PIL import Image
 
 from imgclf.card import Preprocessing
 from imgclf.data.dataset import ImageDataset
-from imgclf.data.folder import load_folder
+from imgclf.data.files import load_listing
+from imgclf.data.folder import list_folder
+from imgclf.data.splits import missing_classes, split_dataset
 from imgclf.errors import ImgclfError
 from imgclf.preprocess import to_array
 
@@ -30,7 +32,7 @@ def write(path: Path, pixels: NDArray[np.uint8], **options: Any) -> None:
 
 
 def load(root: Path, image_size: int = 0, max_bad_images: float = 0.01) -> ImageDataset:
-    return load_folder(root, image_size, max_bad_images)
+    return load_listing(list_folder(root), image_size, max_bad_images)
 
 
 @pytest.fixture
@@ -347,14 +349,14 @@ def test_folder_without_one_readable_image_is_an_error(tmp_path: Path) -> None:
 
 
 def test_empty_folder_is_an_error_that_shows_the_layout(tmp_path: Path) -> None:
-    with pytest.raises(ImgclfError, match="No images in sub-folders") as caught:
+    with pytest.raises(ImgclfError, match="has no images") as caught:
         load(tmp_path)
     assert f"{tmp_path.name}/<class>/<image>" in caught.value.hint
 
 
 def test_images_beside_the_class_folders_have_no_class(tmp_path: Path) -> None:
     write(tmp_path / "x.png", noise(8, 8))
-    with pytest.raises(ImgclfError, match="No images in sub-folders"):
+    with pytest.raises(ImgclfError, match="has no images"):
         load(tmp_path)
 
 
@@ -435,3 +437,53 @@ def test_class_names_are_always_text_that_can_be_written(tiny: Path) -> None:
     dataset = load(tiny)
     assert dataset.classes == ("Hund, gro\u00df \u72ac", "caf\\udce9")
     assert "".join(dataset.classes).encode()  # no lone surrogates
+
+
+def copy_in_parts(digit_files: Path, root: Path, *names: str) -> None:
+    """Deal the digits out over sub-folders, in turns."""
+    for number, path in enumerate(sorted(digit_files.rglob("*.png"))):
+        target = root / names[number % len(names)] / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize("val_name", ["val", "valid", "validation"])
+def test_a_folder_in_parts_keeps_them(digit_files: Path, tmp_path: Path, val_name: str) -> None:
+    copy_in_parts(digit_files, tmp_path, "train", val_name, "test")
+    dataset = load(tmp_path)
+    split = split_dataset(dataset, 0.3, 0.3, seed=1)
+    for part, name in ((split.train, "train"), (split.val, val_name), (split.test, "test")):
+        assert {dataset.names[position].split("/")[0] for position in part} == {name}
+    assert dataset.classes == ("0", "1", "2", "3")
+    assert sum(split.sizes.values()) == 160
+
+
+@pytest.mark.parametrize("given", ["val", "test"])
+def test_a_part_that_is_not_given_is_dealt_out_of_the_training_images(
+    digit_files: Path, tmp_path: Path, given: str
+) -> None:
+    copy_in_parts(digit_files, tmp_path, "train", given)
+    dataset = load(tmp_path)
+    split = split_dataset(dataset, 0.25, 0.25, seed=1)
+    assert len(getattr(split, given)) == 80
+    other = split.val if given == "test" else split.test
+    assert len(other) == 20
+    assert {dataset.names[position].split("/")[0] for position in other} == {"train"}
+
+
+def test_a_class_that_is_missing_from_a_part_keeps_its_index_and_is_named(
+    digit_files: Path, tmp_path: Path
+) -> None:
+    copy_in_parts(digit_files, tmp_path, "train", "test")
+    shutil.rmtree(tmp_path / "test" / "1")
+    dataset = load(tmp_path)
+    split = split_dataset(dataset, 0.0, 0.2, seed=0)
+    assert missing_classes(dataset, split) == {"test": ("1",)}
+    assert set(dataset.labels[split.test].tolist()) == {0, 2, 3}
+
+
+def test_classes_may_be_called_like_parts(digit_files: Path, tmp_path: Path) -> None:
+    """Toy trains and road tests are classes where no sub-folder holds folders of images."""
+    shutil.copytree(digit_files / "0", tmp_path / "train")
+    shutil.copytree(digit_files / "1", tmp_path / "test")
+    assert load(tmp_path).classes == ("test", "train")

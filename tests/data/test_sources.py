@@ -62,7 +62,7 @@ def test_unknown_name_is_told_with_the_nearest_right_one() -> None:
 def test_file_is_no_folder_of_images(tmp_path: Path) -> None:
     path = tmp_path / "images.zip"
     path.write_bytes(b"PK")
-    with pytest.raises(UsageError, match="no folder named"):
+    with pytest.raises(UsageError, match="folder or CSV file named"):
         load_dataset(TrainConfig(dataset=str(path)))
 
 

@@ -15,6 +15,7 @@ def dataset_of(*class_sizes: int) -> ImageDataset:
         name="dots",
         images=np.zeros((len(labels), 1, 1, 1), np.uint8),
         labels=labels,
+        parts=np.zeros(len(labels), np.int8),
         classes=tuple(f"class-{number}" for number in range(len(class_sizes))),
         names=tuple(f"image-{number}" for number in range(len(labels))),
         files=(),

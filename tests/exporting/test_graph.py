@@ -12,7 +12,7 @@ from imgclf.models import ImageClassifier, InputShape, create_network, network_n
 
 
 @pytest.mark.parametrize("name", network_names())
-@pytest.mark.parametrize("shape", [InputShape(1, 8, 8), InputShape(3, 20, 33)])
+@pytest.mark.parametrize("shape", [InputShape(1, 12, 12), InputShape(3, 20, 33)])
 def test_every_network_keeps_a_free_batch_dimension(name, shape, tmp_path):
     torch.manual_seed(0)
     model = ImageClassifier(

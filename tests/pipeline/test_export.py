@@ -66,7 +66,7 @@ def test_data_that_has_moved_is_found_by_its_new_place(file_run, tmp_path):
     root, result = file_run
     moved = root.rename(tmp_path / "photos")
     try:
-        with pytest.raises(ImgclfError, match="no data set and no folder"):
+        with pytest.raises(ImgclfError, match="no data set, folder or CSV file"):
             imgclf.export(result.run_id, exports_dir=tmp_path / "exports")
         exported = imgclf.export(
             result.run_id, dataset=str(moved), exports_dir=tmp_path / "exports"

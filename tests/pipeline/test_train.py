@@ -83,7 +83,7 @@ def test_early_stopping_ends_the_run_before_its_last_epoch(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"dataset": "nowhere"}, "no data set and no folder"),
+        ({"dataset": "nowhere"}, "no data set, folder or CSV file"),
         ({"image_size": 32}, "has a size of its own"),
         ({"device": "cuda"}, "not available"),
     ],

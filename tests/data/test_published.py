@@ -1,0 +1,134 @@
+"""The published data sets, from files in their publishers' formats."""
+
+import gzip
+import hashlib
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imgclf.config import TrainConfig
+from imgclf.data import published
+from imgclf.data.sources import load_dataset
+from imgclf.data.splits import split_dataset
+from imgclf.errors import ImgclfError
+
+
+def write_idx(path: Path, array: np.ndarray, compress: bool) -> None:
+    content = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+    if compress:
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(content, 1))
+    else:
+        path.write_bytes(content)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["gz", "unpacked"])
+def mnist_like(request, tmp_path_factory):
+    """Files of MNIST's shape: each image is filled with its own number, modulo 251."""
+    root = tmp_path_factory.mktemp("mnist")
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part, start, count in (("train", 0, 60_000), ("t10k", 60_000, 10_000)):
+        numbers = np.arange(start, start + count)
+        images = np.broadcast_to((numbers % 251).astype(np.uint8)[:, None, None], (count, 28, 28))
+        labels = (numbers % 10).astype(np.uint8)
+        write_idx(folder / f"{part}-images-idx3-ubyte", images, request.param)
+        write_idx(folder / f"{part}-labels-idx1-ubyte", labels, request.param)
+    return root
+
+
+def test_mnist_is_read_offline_with_its_published_test_split(mnist_like):
+    dataset = load_dataset(TrainConfig(dataset="mnist", data_dir=str(mnist_like)))
+    numbers = np.arange(70_000)
+    np.testing.assert_array_equal(dataset.images[:, 5, 7, 0], numbers % 251)
+    np.testing.assert_array_equal(dataset.labels, numbers % 10)
+    split = split_dataset(dataset, 0.1, 0.5, seed=3)
+    np.testing.assert_array_equal(split.test, numbers[60_000:])
+    assert len(split.val) == 6_000
+    assert split.train.max() < 60_000
+
+
+def test_the_data_folder_may_come_from_the_environment(mnist_like, monkeypatch):
+    monkeypatch.setenv("IMGCLF_DATA_DIR", str(mnist_like))
+    assert len(load_dataset(TrainConfig(dataset="mnist"))) == 70_000
+
+
+def test_a_truncated_file_is_named(mnist_like, tmp_path):
+    import shutil
+
+    shutil.copytree(mnist_like, tmp_path / "copy")
+    path = next((tmp_path / "copy" / "MNIST" / "raw").glob("t10k-images*"))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ImgclfError, match=r"t10k-images.*damaged"):
+        load_dataset(TrainConfig(dataset="mnist", data_dir=str(tmp_path / "copy")))
+
+
+@pytest.fixture
+def cifar_like(tmp_path, monkeypatch):
+    """Batches in CIFAR-10's pickled format, 4 images each, with the checksums to go with them."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    sums = {}
+    generator = np.random.default_rng(0)
+    pictures = []
+    for name in published._CIFAR10_FILES:
+        if name == "batches.meta":
+            content = {b"label_names": [f"class {number}".encode() for number in range(10)]}
+        else:
+            data = generator.integers(0, 256, (4, 3072), np.uint8)
+            pictures.append(data)
+            content = {b"data": data, b"labels": [0, 1, 2, 3]}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    monkeypatch.setattr(published, "_CIFAR10_FILES", sums)
+    return tmp_path, np.concatenate(pictures)
+
+
+def test_cifar_pixels_become_rows_of_colour(cifar_like):
+    root, data = cifar_like
+    images, labels, classes, num_test = published.load_cifar10(root)
+    assert images.shape == (24, 32, 32, 3)
+    assert num_test == 4
+    assert classes[3] == "class 3"
+    assert labels.tolist() == [0, 1, 2, 3] * 6
+    # Red, green and blue planes of 1,024 pixels each, row by row.
+    assert images[5, 3, 7].tolist() == [data[5, plane * 1024 + 3 * 32 + 7] for plane in range(3)]
+
+
+def test_a_changed_cifar_file_is_refused_before_it_is_read(cifar_like):
+    root, _ = cifar_like
+    path = root / "cifar-10-batches-py" / "test_batch"
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(ImgclfError, match="checksum"):
+        published.load_cifar10(root)
+
+
+def test_a_pickle_that_would_run_code_is_refused_even_with_the_right_checksum(
+    cifar_like, monkeypatch, tmp_path
+):
+    root, _ = cifar_like
+    witness = tmp_path / "executed"
+
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (witness,))
+
+    content = pickle.dumps({b"data": Payload()}, protocol=2)
+    (root / "cifar-10-batches-py" / "data_batch_1").write_bytes(content)
+    sums = {**published._CIFAR10_FILES, "data_batch_1": hashlib.md5(content).hexdigest()}
+    monkeypatch.setattr(published, "_CIFAR10_FILES", sums)
+    with pytest.raises(ImgclfError, match="refused to load"):
+        published.load_cifar10(root)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
+def test_without_files_and_network_the_error_says_what_to_put_where(name, tmp_path, monkeypatch):
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(ImgclfError, match="cannot be downloaded") as caught:
+        load_dataset(TrainConfig(dataset=name, data_dir=str(tmp_path)))
+    assert "--data-dir" in caught.value.hint
+    assert str(tmp_path) in caught.value.hint
