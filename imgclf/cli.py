@@ -124,30 +124,28 @@ def train(save_recipe: str | None, **given: Any) -> None:
     try:
         result = run_training(config)
     except KeyboardInterrupt:
-        click.echo("Stopped; the run is recorded as KILLED.", err=True)
         sys.exit(130)
     print_training(result)
 
 
 def _terminate(*_: object) -> None:
-    click.echo("Stopped by SIGTERM; the run is recorded as KILLED.", err=True)
     sys.exit(143)
 
 
 @main.command()
-@click.option("--run", default="", metavar="ID", help="A run's id; without it, the best run.")
+@click.option("--run", metavar="ID", help="A run's id; without it, the best run.")
 @click.option(
     "--dataset",
     default="",
     metavar="NAME|FOLDER",
-    help="Choose among runs on this data set; a folder is also where its images are read.",
+    help="Choose among runs on this data set; a folder is where its images are now.",
 )
 @click.option("--name", default="", help="Folder to write; without it, the data set's name.")
 @click.option(
     "--exports-dir", default="exports", show_default=True, help="Where that folder is written."
 )
 @click.option("--experiment", default="", help="MLflow experiment to look in.")
-def export(run: str, dataset: str, name: str, exports_dir: str, experiment: str) -> None:
+def export(run: str | None, dataset: str, name: str, exports_dir: str, experiment: str) -> None:
     """Turn the best run, or a given one, into one proved ONNX file.
 
     \b
@@ -250,8 +248,16 @@ def recipes(name: str | None) -> None:
 @main.command()
 @click.argument("dataset", required=False)
 @click.option("--data-dir", default="", help="Folder for downloaded data sets.")
+@click.option(
+    "--max-bad-images",
+    default=TrainConfig.max_bad_images,
+    show_default=True,
+    help="Largest share of unreadable images accepted.",
+)
 @click.option("--picture", metavar="FILE", help="Write a picture of samples to a PNG file.")
-def datasets(dataset: str | None, data_dir: str, picture: str | None) -> None:
+def datasets(
+    dataset: str | None, data_dir: str, max_bad_images: float, picture: str | None
+) -> None:
     """List the data sets by name, or describe one: a name, a folder or a CSV file.
 
     \b
@@ -265,7 +271,7 @@ def datasets(dataset: str | None, data_dir: str, picture: str | None) -> None:
     from imgclf.pipeline.data import load_and_split
     from imgclf.summary import print_dataset, save_samples
 
-    config = TrainConfig(dataset=dataset, data_dir=data_dir)
+    config = TrainConfig(dataset=dataset, data_dir=data_dir, max_bad_images=max_bad_images)
     images, split = load_and_split(config)
     print_dataset(images, split)
     if picture:

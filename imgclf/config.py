@@ -235,6 +235,10 @@ class TrainConfig:
                 "Nesterov momentum needs a momentum above 0.",
                 "Pass --nesterov false, or a --momentum such as 0.9.",
             )
+        if self.crop_padding and not self.random_crop:
+            raise UsageError(
+                "--crop-padding does nothing with --random-crop false.", "Drop one of the two."
+            )
         if self.early_stopping_patience and self.val_fraction == 0:
             raise UsageError(
                 "--early-stopping-patience needs validation images, but --val-fraction is 0.",

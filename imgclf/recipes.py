@@ -4,7 +4,7 @@ No torch here: help, suggestions and checks of names are instant. The functions 
 live in `imgclf.data.sources` and `imgclf.models`; tests hold both lists against each other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -105,9 +105,8 @@ RECIPES = {
 }
 
 
-def nearest(name: str, names: object) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest of ``names``, or nothing where none is close."""
-    assert isinstance(names, (dict, tuple, list))
     spellings = {name.lower().replace("_", "-"): name for name in names}
     matches = get_close_matches(name.lower().replace("_", "-"), list(spellings), n=1, cutoff=0.5)
     return f" Did you mean '{spellings[matches[0]]}'?" if matches else ""

@@ -42,11 +42,15 @@ def print_training(result: "TrainResult") -> None:
     if result.url:
         click.echo(f"MLflow    {result.url}")
     click.echo(f"files     {shown_path(result.folder)}")
-    for problem in result.not_sent:
-        click.secho(f"not sent  {problem}", fg="yellow", err=True)
+    if result.not_sent:
+        for problem in result.not_sent:
+            click.secho(f"not sent  {problem}", fg="yellow", err=True)
+        click.echo(f"MLflow lacks a part of this run; all of it is in {shown_path(result.folder)}")
+        return
     click.echo()
-    if ui_arguments() is not None:
-        click.echo(f"look at it:  {shlex.join([*_mlflow(), *(ui_arguments() or ())])}")
+    arguments = ui_arguments()
+    if arguments is not None:
+        click.echo(f"look at it:  {shlex.join([*_mlflow(), *arguments])}")
     click.echo(f"export it:   {next_command('export', run=result.run_id)}")
 
 

@@ -3,12 +3,16 @@
 import sys
 
 from imgclf.cli import main
+from imgclf.errors import ImgclfError
 
 
 def run_step(command: str) -> None:
     """Run a command of imgclf with this process's arguments, and exit with its exit code."""
-    if command != "train":
-        _tag_own_run(command)
+    try:
+        if command != "train":
+            _tag_own_run(command)
+    except ImgclfError as error:
+        sys.exit(f"Error: {error}")
     main([command, *sys.argv[1:]], prog_name="imgclf")
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,28 @@ def test_a_wrong_option_fails_under_the_runner_and_is_no_training_run(checkout):
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("signal_number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_stopped_training_is_recorded_as_killed(signal_number, exit_code, tmp_path):
+    environment = {key: value for key, value in os.environ.items() if "MLFLOW" not in key}
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "imgclf", "train", "--epochs", "10000"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "2/10000" in line:
+            break
+    process.send_signal(signal_number)
+    assert "ending the run as KILLED" in process.stdout.read()
+    assert process.wait(timeout=60) == exit_code
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs(["0"])
+    assert run.info.status == "KILLED"
+    assert run.data.metrics["best/epoch"] >= 1

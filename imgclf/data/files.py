@@ -202,8 +202,9 @@ def _check_unreadable(
         shown.append(f"  and {len(unreadable) - len(shown)} more")
     raise ImgclfError(
         f"{len(unreadable)} of {total} images in '{listing.source}' cannot be read, more than"
-        f" {max_bad_images:.3g} of them:\n" + "\n".join(shown),
-        "Repair or remove them, or raise --max-bad-images.",
+        f" {100 * max_bad_images:.3g}% of them:\n" + "\n".join(shown),
+        "Repair or remove them, or raise --max-bad-images. All are listed by: imgclf datasets"
+        " FOLDER --max-bad-images 1",
     )
 
 

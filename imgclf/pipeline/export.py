@@ -14,8 +14,9 @@ from PIL import Image
 from imgclf.card import ModelCard
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
+from imgclf.data.sources import load_dataset
 from imgclf.data.splits import Split
-from imgclf.errors import ImgclfError
+from imgclf.errors import ImgclfError, UsageError
 from imgclf.exporting import graph, parity
 from imgclf.models import ImageClassifier, InputShape, create_network
 from imgclf.pipeline.data import load_and_split
@@ -32,7 +33,7 @@ from imgclf.tracking.model_registry import (
 from imgclf.tracking.runs import TrainRun, best_run, download_model, find_run
 from imgclf.training.weights import load_weights
 
-MODEL_FILE, PARITY_FILE, EXAMPLE_FILE = "model.onnx", "parity.json", "example.png"
+EXPORTED_FILES = MODEL_FILE, PARITY_FILE, EXAMPLE_FILE = "model.onnx", "parity.json", "example.png"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class ExportResult:
 
 
 def export(
-    run: str = "",
+    run: str | None = None,
     *,
     dataset: str = "",
     name: str = "",
@@ -66,12 +67,12 @@ def export(
 ) -> ExportResult:
     """Turn a training run into one ONNX file, and prove that it answers as the trained model does.
 
-    Nothing is written to ``exports_dir`` or to MLflow unless the proof holds.
+    No file is left in ``exports_dir``, and no model in MLflow, unless the proof holds.
 
     Args:
-        run: imgclf's or MLflow's id of a run; empty for the experiment's best.
-        dataset: choose among runs on this data set; a folder is also where the images are read,
-            for data that has moved since the training.
+        run: imgclf's or MLflow's id of a run; None for the experiment's best.
+        dataset: choose among runs on this data set. A folder or CSV file stands for its content,
+            and is where the images are read: for data that has moved since the training.
         name: of the folder in ``exports_dir``; empty for the data set's name.
         exports_dir: receives the folder.
         experiment: where to look for the best run; empty for MLflow's environment or default.
@@ -80,12 +81,11 @@ def export(
         ImgclfError: there is no such run, the data is not what the run was trained on, or the proof
             failed.
     """
-    moved = Path(dataset).expanduser() if dataset and Path(dataset).expanduser().is_dir() else None
-    wanted = moved.resolve().name if moved else dataset
-    chosen = find_run(run) if run else best_run(experiment, wanted)
+    moved = Path(dataset).expanduser() if dataset and Path(dataset).expanduser().exists() else None
+    chosen = _choose_run(run, dataset, moved, experiment)
     if adopted_run():
         tag_runner_run(adopted_run(), {TRAINING_RUN_TAG: chosen.mlflow_run_id})
-    target = Path(exports_dir) / (name or chosen.dataset)
+    target = _target(Path(exports_dir), name or chosen.dataset)
     with download_model(chosen) as folder:
         config = _read_config(folder / "config.json", moved)
         card = ModelCard.from_json((folder / "card.json").read_text(encoding="utf-8"))
@@ -93,12 +93,10 @@ def export(
         model = _rebuild(config, card)
         load_weights(model, folder / "weights.safetensors")
     say(f"exporting run {chosen.run_id} ({chosen.dataset}, {chosen.model})")
-    images, split = load_and_split(config)
-    _check_data(chosen, images, split)
+    images, split = _load_data(chosen, config)
     card = dataclasses.replace(
         card, provenance={**card.provenance, "mlflow_run_id": chosen.mlflow_run_id}
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as workspace:
         built = Path(workspace) / "export"
         built.mkdir()
@@ -106,7 +104,7 @@ def export(
         label = _write_example(images, split, built)
         example = images.inputs(split.test[:2])
         registration = register_export(chosen, built / MODEL_FILE, card, example)
-        log_export_files(chosen, built, (MODEL_FILE, PARITY_FILE, EXAMPLE_FILE))
+        log_export_files(chosen, built, EXPORTED_FILES)
         log_export_metrics(
             chosen,
             {
@@ -130,7 +128,48 @@ def _rebuild(config: TrainConfig, card: ModelCard) -> ImageClassifier:
     return ImageClassifier(network, card.mean, card.std)
 
 
-def _check_data(run: TrainRun, images: ImageDataset, split: Split) -> None:
+def _choose_run(run: str | None, dataset: str, moved: Path | None, experiment: str) -> TrainRun:
+    if run is not None:
+        if experiment or (dataset and moved is None):
+            raise UsageError(
+                "--run names one run; --dataset NAME and --experiment choose among several.",
+                "Drop either. With --run, --dataset can only say where the images are now.",
+            )
+        return find_run(run)
+    if moved is None:
+        return best_run(experiment, dataset)
+    # The folder may have had another name when it was trained on: its content decides.
+    digest = load_dataset(TrainConfig(dataset=str(moved), max_bad_images=1.0)).digest
+    return best_run(experiment, digest=digest)
+
+
+def _target(exports_dir: Path, name: str) -> Path:
+    """Return the folder to write, and make sure now that it can be written later."""
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise UsageError(
+            f"--name '{name}' is no folder's name.", "--exports-dir says where the folder goes."
+        )
+    try:
+        exports_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=exports_dir):
+            pass
+    except OSError as error:
+        raise ImgclfError(
+            f"Cannot write to '{exports_dir}': {error.strerror}.",
+            "Give another place with --exports-dir.",
+        ) from error
+    return exports_dir / name
+
+
+def _load_data(run: TrainRun, config: TrainConfig) -> tuple[ImageDataset, Split]:
+    """Load what the run was trained on, and make sure that it is the same."""
+    path = Path(config.dataset)
+    if path.is_absolute() and not path.exists():
+        raise ImgclfError(
+            f"The images of run {run.run_id} were at '{path}'; there is nothing now.",
+            "If they have moved, say where to: --dataset FOLDER.",
+        )
+    images, split = load_and_split(config)
     if images.digest != run.dataset_digest:
         raise ImgclfError(
             f"The data at '{images.source}' is not what run {run.run_id} was trained on (digest"
@@ -143,6 +182,7 @@ def _check_data(run: TrainRun, images: ImageDataset, split: Split) -> None:
             f"The test split of run {run.run_id} cannot be made again: its digest differs.",
             "Use the versions of imgclf and NumPy that it was trained with, or train again.",
         )
+    return images, split
 
 
 def _build_and_prove(
@@ -176,20 +216,33 @@ def _refuse_other_model(target: Path, card: ModelCard) -> None:
     """Replace an export of the same data set, never anything else."""
     if not target.exists():
         return
-    present = Predictor(target / MODEL_FILE).card if (target / MODEL_FILE).is_file() else None
-    if present is None or present.classes != card.classes:
+    if _exported_from(target) != card.provenance["dataset_digest"]:
         raise ImgclfError(
-            f"'{target}' exists and holds something else than an export of this data set.",
+            f"'{target}' exists, and is no export of this data set.",
             "Choose another folder with --name, or remove it.",
         )
 
 
+def _exported_from(folder: Path) -> str | None:
+    """Return the digest of the data behind an export; None for a folder that is none."""
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} != set(EXPORTED_FILES):
+        return None
+    try:
+        return Predictor(folder / MODEL_FILE).card.provenance.get("dataset_digest")
+    except ImgclfError:
+        return None
+
+
 def _replace_folder(built: Path, target: Path) -> None:
-    """Put the finished folder in its place; an older one is only removed once this one is there."""
+    """Put the finished folder in its place; an older one is put back if that fails."""
     if not target.exists():
         os.rename(built, target)
         return
     outgoing = built.with_name("outgoing")
     os.rename(target, outgoing)
-    os.rename(built, target)
+    try:
+        os.rename(built, target)
+    except OSError:
+        os.rename(outgoing, target)
+        raise
     shutil.rmtree(outgoing)

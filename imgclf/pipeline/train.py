@@ -24,7 +24,7 @@ from imgclf.evaluation.metrics import Metrics, compute_metrics
 from imgclf.evaluation.report import write_report
 from imgclf.models import ImageClassifier, InputShape, create_network
 from imgclf.pipeline.data import load_and_split
-from imgclf.progress import TrainingDisplay, print_start
+from imgclf.progress import TrainingDisplay, print_start, say
 from imgclf.tracking.environment import environment_tags
 from imgclf.tracking.identity import (
     DATASET_DIGEST_TAG,
@@ -97,15 +97,13 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     identity = create_identity(Path(config.runs_dir), "train", config.run_name, config.experiment)
     folder = Path(identity.folder)
     tracker = Tracker(identity, folder)
-    run = _Run(config, compute, dataset, split, tracker, folder)
     try:
+        run = _Run(config, compute, dataset, split, tracker, folder)
         _record_inputs(run, model)
         selection, history = _fit(run, model)
         metrics = _evaluate(run, model, selection, history)
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        tracker.tags({"imgclf.error": " ".join(f"{type(error).__name__}: {error}".split())})
-        tracker.finish(KILLED if stopped else FAILED)
+        _end_early(tracker, error)
         raise
     not_sent = tuple(tracker.finish(FINISHED))
     tracker.check()
@@ -118,6 +116,15 @@ def train(config: TrainConfig | None = None) -> TrainResult:
         metrics=metrics,
         not_sent=not_sent,
     )
+
+
+def _end_early(tracker: Tracker, error: BaseException) -> None:
+    """Record how a run ended that did not finish, and say whether MLflow knows."""
+    status = KILLED if isinstance(error, KeyboardInterrupt | SystemExit) else FAILED
+    say(f"ending the run as {status}")
+    tracker.tags({"imgclf.error": " ".join(f"{type(error).__name__}: {error}".split())})
+    for problem in tracker.finish(status):
+        say(f"MLflow was not told: {problem}")
 
 
 def create_model(config: TrainConfig, dataset: ImageDataset, split: Split) -> ImageClassifier:

@@ -9,9 +9,16 @@ from urllib.parse import unquote
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from requests import RequestException
+from sqlalchemy.exc import SQLAlchemyError
 
 from imgclf.errors import ImgclfError
+from imgclf.tracking.identity import adopted_run
 
+REFUSED_HINT = (
+    "Check MLFLOW_TRACKING_URI (a server's address, or sqlite:///FILE), that its server runs, and"
+    " that the experiment has not been deleted."
+)
 _TEMPORARY = {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED", "IO_ERROR"}
 
 
@@ -24,7 +31,7 @@ def is_temporary(error: Exception) -> bool:
     """Tell whether a call may succeed later: the server is away or busy, not the call wrong."""
     if isinstance(error, MlflowException):
         return error.error_code in _TEMPORARY
-    return isinstance(error, OSError)  # requests' exceptions are OSErrors
+    return isinstance(error, ConnectionError | TimeoutError | RequestException)
 
 
 def describe(error: Exception) -> str:
@@ -38,10 +45,10 @@ def readable_errors() -> Iterator[None]:
     """Turn MLflow's exceptions into `ImgclfError`, for calls that a person waits for."""
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
         raise ImgclfError(
             f"The MLflow store at {mlflow.get_tracking_uri()} failed: {describe(error)}",
-            "Check MLFLOW_TRACKING_URI, and that its server runs.",
+            REFUSED_HINT,
         ) from error
 
 
@@ -53,12 +60,16 @@ def find_experiment(client: MlflowClient, name: str) -> str | None:
         name: from ``--experiment``; where it is empty, MLFLOW_EXPERIMENT_NAME, then
             MLFLOW_EXPERIMENT_ID, then MLflow's default experiment.
     """
-    name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
     experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID", "")
-    if not name and experiment_id:
+    # Under the runner, its choice of an experiment stands above the shell's.
+    if not name and experiment_id and (adopted_run() or not _named_by_shell()):
         return experiment_id
-    experiment = client.get_experiment_by_name(name or "Default")
+    experiment = client.get_experiment_by_name(name or _named_by_shell() or "Default")
     return experiment.experiment_id if experiment else None
+
+
+def _named_by_shell() -> str:
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
 
 
 def find_or_create_experiment(client: MlflowClient, name: str) -> str:
@@ -67,7 +78,7 @@ def find_or_create_experiment(client: MlflowClient, name: str) -> str:
     if found is not None:
         return found
     try:
-        return client.create_experiment(name or os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default"))
+        return client.create_experiment(name or _named_by_shell() or "Default")
     except MlflowException as error:
         # Another process may have created it in between.
         found = find_experiment(client, name)

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
 from imgclf.tracking.connection import (
+    REFUSED_HINT,
     connect,
     describe,
     find_or_create_experiment,
@@ -46,8 +47,9 @@ class Destination:
     def __init__(self, identity: RunIdentity, folder: Path) -> None:
         self._identity = identity
         self._folder = folder
-        self._client = None
+        self._client: MlflowClient | None = None
         self._present_parameters: set[str] = set()
+        self._tried = False
         self.mlflow_run_id: str | None = None
         self.url: str | None = None
 
@@ -60,17 +62,19 @@ class Destination:
         """
         try:
             getattr(self, f"_deliver_{record.kind}")(record, **record.content)
-        except (MlflowException, OSError) as error:
+        except Exception as error:  # a store's own library raises what it likes
             if is_temporary(error):
                 raise UnreachableError(describe(error)) from error
-            raise RefusedError(describe(error), "Check MLFLOW_TRACKING_URI.") from error
+            raise RefusedError(describe(error), REFUSED_HINT) from error
 
     def _deliver_run(self, record: Record, **_: Any) -> None:
         """Open the run, or adopt the one that the runner opened."""
         self._client = connect()
         tags = {RUN_ID_TAG: self._identity.run_id, KIND_TAG: self._identity.kind}
-        adopted = self._identity.adopted
-        run = self._adopt(tags) if adopted else self._create(tags, record.time_ms)
+        if self._identity.adopted:
+            run = self._adopt(tags)
+        else:
+            run = self._find_own() or self._create(tags, record.time_ms)
         self.mlflow_run_id = run.info.run_id
         self.url = run_url(run.info.experiment_id, run.info.run_id)
 
@@ -85,6 +89,17 @@ class Destination:
         if self._identity.name:
             self._client.update_run(run.info.run_id, name=self._identity.name)
         return run
+
+    def _find_own(self) -> Run | None:
+        """Find the run that an earlier attempt opened although its answer was lost."""
+        assert self._client is not None
+        if not self._tried:
+            self._tried = True
+            return None
+        experiment_id = find_or_create_experiment(self._client, self._identity.experiment)
+        query = f"tags.`{RUN_ID_TAG}` = '{self._identity.run_id}'"
+        found = self._client.search_runs([experiment_id], query)
+        return found[0] if found else None
 
     def _create(self, tags: dict[str, str], start_time_ms: int) -> Run:
         assert self._client is not None

@@ -4,9 +4,10 @@ import platform
 import subprocess
 from importlib.metadata import version
 
+from imgclf import __version__
 from imgclf.config import TrainConfig
 
-_PACKAGES = ("imgclf", "torch", "mlflow", "numpy", "pillow", "onnx", "onnxruntime")
+_PACKAGES = ("torch", "mlflow", "numpy", "pillow", "onnx", "onnxruntime")
 
 
 def environment_tags(device_name: str, config: TrainConfig) -> dict[str, str]:
@@ -16,8 +17,8 @@ def environment_tags(device_name: str, config: TrainConfig) -> dict[str, str]:
         device_name: the device as its maker calls it.
         config: resolved: it names the device, the precision and the threads in use.
     """
-    tags = {f"version.{name}": version(name) for name in _PACKAGES if name != "imgclf"}
-    tags["version.imgclf"] = _own_version()
+    tags = {f"version.{name}": version(name) for name in _PACKAGES}
+    tags["version.imgclf"] = __version__
     tags["version.python"] = platform.python_version()
     tags["device"] = config.device
     tags["device.name"] = device_name
@@ -29,12 +30,6 @@ def environment_tags(device_name: str, config: TrainConfig) -> dict[str, str]:
         tags["git.commit"] = commit
         tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
     return tags
-
-
-def _own_version() -> str:
-    from imgclf import __version__
-
-    return __version__
 
 
 def _git(*arguments: str) -> str:

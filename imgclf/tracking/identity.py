@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from imgclf.errors import ImgclfError, UsageError
+
 # Tags of every run that imgclf opens or adopts.
 RUN_ID_TAG = "imgclf.run_id"
 KIND_TAG = "imgclf.kind"
@@ -15,7 +17,7 @@ SPLIT_DIGEST_TAG = "imgclf.split_digest"
 MODEL_TAG = "imgclf.model"
 EPOCHS_TAG = "imgclf.epochs"
 TRAINING_RUN_TAG = "imgclf.training_run"
-KINDS = ("train", "evaluate", "export", "predict", "sweep")
+KINDS = ("train", "export", "predict")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class RunIdentity:
     """A run's own id, its kind, and where it belongs in MLflow.
 
     Attributes:
-        run_id: imgclf's own id, such as ``20261121-0901-3f2a9c``: known before MLflow answers.
+        run_id: imgclf's own id, such as ``20261121-090144-3f2a``: known before MLflow answers.
         kind: one of `KINDS`; only train runs compete for the best.
         name: the run's name in MLflow; empty leaves an adopted run's name.
         experiment: an experiment's name; empty for MLflow's environment variables or default.
@@ -46,9 +48,20 @@ class RunIdentity:
 def create_identity(runs_dir: Path, kind: str, name: str, experiment: str) -> RunIdentity:
     """Give a run its id and its local folder ``<runs_dir>/<id>/``."""
     assert kind in KINDS
+    if adopted_run() and experiment:
+        raise UsageError(
+            f"--experiment '{experiment}': the runner has opened the run in an experiment already.",
+            "Give it to the runner: mlflow run --experiment-name NAME.",
+        )
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = (runs_dir / run_id).resolve()
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ImgclfError(
+            f"Cannot create the run's folder '{folder}': {error.strerror}.",
+            "Give another place with --runs-dir.",
+        ) from error
     return RunIdentity(run_id, kind, name, experiment, adopted_run(), str(folder))
 
 

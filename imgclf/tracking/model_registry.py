@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +15,7 @@ import mlflow
 import numpy as np
 import onnx
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -82,9 +84,9 @@ def log_export_files(run: TrainRun, folder: Path, names: tuple[str, ...]) -> Non
 def log_export_metrics(run: TrainRun, values: Mapping[str, float]) -> None:
     """Add figures of an export's proof to its training run."""
     with readable_errors():
-        client = connect()
-        for name, value in values.items():
-            client.log_metric(run.mlflow_run_id, name, value)
+        now_ms = time.time_ns() // 1_000_000
+        metrics = [Metric(name, value, now_ms, 0) for name, value in values.items()]
+        connect().log_batch(run.mlflow_run_id, metrics=metrics)
 
 
 def registered_name(dataset: str) -> str:
@@ -165,8 +167,11 @@ def _update_champion(
     name, number = candidate.name, str(candidate.version)
     try:
         champion = client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
-        champion = None  # there is no such alias yet
+    except MlflowException as error:
+        # How different stores say that there is no such alias.
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        champion = None
     if champion is not None and str(champion.version) == number:
         return True, "it was already"
     if run.val_accuracy is None:

@@ -12,6 +12,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
 from imgclf.errors import ImgclfError
+from imgclf.recipes import nearest
 from imgclf.tracking.connection import connect, find_experiment, readable_errors
 from imgclf.tracking.identity import (
     DATASET_DIGEST_TAG,
@@ -67,6 +68,12 @@ def list_runs(experiment: str = "") -> list[TrainRun]:
     with readable_errors():
         client = connect()
         experiment_id = find_experiment(client, experiment)
+        if experiment_id is None and experiment:
+            names = [found.name for found in client.search_experiments(max_results=1000)]
+            raise ImgclfError(
+                f"There is no experiment '{experiment}'.{nearest(experiment, names)}",
+                f"There are: {', '.join(names)}.",
+            )
         if experiment_id is None:
             return []
         runs = [
@@ -75,7 +82,7 @@ def list_runs(experiment: str = "") -> list[TrainRun]:
     return sorted(runs, key=_rank)
 
 
-def best_run(experiment: str = "", dataset: str = "") -> TrainRun:
+def best_run(experiment: str = "", dataset: str = "", digest: str = "") -> TrainRun:
     """Return the best run: highest validation accuracy among finished runs that can be compared.
 
     Runs can be compared where the data set's digest and the split's digest are the same.
@@ -83,6 +90,7 @@ def best_run(experiment: str = "", dataset: str = "") -> TrainRun:
     Args:
         experiment: as `list_runs` takes it.
         dataset: only runs on the data set with this name; empty for all.
+        digest: only runs on data with this digest; empty for all.
 
     Raises:
         ImgclfError: there is none, or there are several that cannot be compared.
@@ -91,8 +99,10 @@ def best_run(experiment: str = "", dataset: str = "") -> TrainRun:
     candidates = [run for run in every if run.status == "FINISHED" and run.val_accuracy is not None]
     if dataset:
         candidates = [run for run in candidates if run.dataset == dataset]
+    if digest:
+        candidates = [run for run in candidates if run.dataset_digest == digest]
     if not candidates:
-        raise ImgclfError(_why_none(every, dataset), "Train one: imgclf train")
+        raise ImgclfError(_why_none(every, dataset, digest), "Train one: imgclf train")
     groups: dict[tuple[str, str], TrainRun] = {}
     for run in candidates:
         groups.setdefault((run.dataset_digest, run.split_digest), run)
@@ -118,7 +128,9 @@ def find_run(run_id: str) -> TrainRun:
     """
     with readable_errors():
         client = connect()
-        experiment_ids = [found.experiment_id for found in client.search_experiments()]
+        experiment_ids = [
+            found.experiment_id for found in client.search_experiments(max_results=1000)
+        ]
         condition = "tags.`{}` = '{}'" if "-" in run_id else "attributes.run_id = '{1}'"
         query = condition.format(RUN_ID_TAG, run_id.replace("'", ""))
         found = client.search_runs(experiment_ids, query)
@@ -187,10 +199,14 @@ def _rank(run: TrainRun) -> tuple[Any, ...]:
     return run.status != "FINISHED", -accuracy, run.start_time_ms
 
 
-def _why_none(runs: Sequence[TrainRun], dataset: str) -> str:
+def _why_none(runs: Sequence[TrainRun], dataset: str, digest: str) -> str:
     if not runs:
         return "There is no training run in this experiment."
     if dataset and all(run.dataset != dataset for run in runs):
         names = ", ".join(sorted({run.dataset for run in runs}))
         return f"There is no training run on '{dataset}' in this experiment; there are: {names}."
-    return "No training run in this experiment has finished with a validation accuracy."
+    return (
+        "No training run in this experiment"
+        + (" on this data" if digest else "")
+        + " has finished with a validation accuracy."
+    )

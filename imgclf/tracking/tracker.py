@@ -9,16 +9,19 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgclf.errors import ImgclfError
 from imgclf.tracking.identity import RunIdentity
 from imgclf.tracking.journal import Journal, Record
 
+if TYPE_CHECKING:  # importing it loads mlflow
+    from imgclf.tracking.destination import Destination
+
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 _FIRST_RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 30.0
-# Without an answer for so long, `finish` stops waiting.
+# When the server has taken nothing for so long, `finish` stops waiting.
 PATIENCE_SECONDS = 60.0
 
 
@@ -112,7 +115,8 @@ class _Sender:
         self._folder = folder
         self._records: queue.Queue[Record | None] = queue.Queue()
         self._give_up = threading.Event()
-        self._last_success = time.monotonic()
+        self._failing_since: float | None = None
+        self._last_error = ""
         self._problems: list[str] = []
         self._thread = threading.Thread(target=self._run, name="imgclf-sender", daemon=True)
         self.refusal: ImgclfError | None = None
@@ -126,16 +130,28 @@ class _Sender:
         self._records.put(record)
 
     def close(self) -> list[str]:
+        """Wait until all is sent, or until the server has failed to take a record for a while."""
         self._records.put(None)
-        self._last_success = time.monotonic()
+        start = time.monotonic()
         while self._thread.is_alive():
             self._thread.join(timeout=0.05)
-            if time.monotonic() - self._last_success > PATIENCE_SECONDS:
+            failing_since = self._failing_since
+            if failing_since is None:
+                continue
+            if time.monotonic() - max(start, failing_since) > PATIENCE_SECONDS:
                 self._give_up.set()
-                return [*self._problems, "the tracking server did not answer in time"]
+                return [*self._problems, f"the tracking server does not answer: {self._last_error}"]
         return self._problems
 
     def _run(self) -> None:
+        try:
+            self._deliver_all()
+        except Exception as error:  # noqa: BLE001 - the thread would die unheard
+            self._problems.append(f"{type(error).__name__}: {error}")
+            if self.mlflow_run_id is None:
+                self.refusal = ImgclfError(f"MLflow cannot be used: {error}", "Reinstall mlflow.")
+
+    def _deliver_all(self) -> None:
         from imgclf.tracking.destination import Destination
 
         destination = Destination(self._identity, self._folder)
@@ -145,23 +161,24 @@ class _Sender:
             if self.refusal is not None:
                 return
 
-    def _deliver(self, destination: Any, record: Record) -> None:
+    def _deliver(self, destination: "Destination", record: Record) -> None:
         from imgclf.tracking.destination import RefusedError, UnreachableError
 
         pause = _FIRST_RETRY_SECONDS
         while True:
             try:
                 destination.deliver(record)
-                self._last_success = time.monotonic()
+                self._failing_since = None
                 return
             except UnreachableError as error:
-                last_error = str(error)
+                self._last_error = str(error)
+                self._failing_since = self._failing_since or time.monotonic()
             except RefusedError as error:
                 if record.kind == "run":
                     self.refusal = ImgclfError(f"MLflow refused the run: {error}", error.hint)
                 self._problems.append(f"{record.kind}: {error}")
                 return
             if self._give_up.wait(pause):
-                self._problems.append(f"{record.kind}: {last_error}")
+                self._problems.append(f"{record.kind}: {self._last_error}")
                 return
             pause = min(2 * pause, _LONGEST_RETRY_SECONDS)

@@ -52,6 +52,9 @@ def learning_rate_at(step: int, total_steps: int, config: TrainConfig) -> float:
     """
     peak = config.learning_rate
     if config.schedule == "one-cycle":
+        # The end of the cycle lies one step behind the last: no step is spent at its tiny rate,
+        # which a run of few steps could not afford.
+        total_steps += 1
         peak_step = config.warmup_ratio * total_steps - 1
         if step <= peak_step:
             start = peak * _ONE_CYCLE_START

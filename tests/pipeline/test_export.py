@@ -1,16 +1,18 @@
 """An export is proved, or it does not exist."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
 import imgclf
 from imgclf.config import TrainConfig
-from imgclf.errors import ImgclfError
+from imgclf.errors import ImgclfError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -54,23 +56,77 @@ def test_exporting_again_replaces_the_folder_and_registers_nothing_new(trained, 
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]
 
 
-def test_a_folder_with_something_else_in_it_is_not_replaced(trained, tmp_path):
-    (tmp_path / "digits").mkdir()
+@pytest.mark.parametrize("with_export", [True, False])
+def test_a_folder_with_a_persons_file_in_it_is_not_replaced(trained, tmp_path, with_export):
+    if with_export:
+        imgclf.export(trained.run_id, exports_dir=tmp_path)
+    (tmp_path / "digits").mkdir(exist_ok=True)
     (tmp_path / "digits" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ImgclfError, match="holds something else"):
+    with pytest.raises(ImgclfError, match="no export of this data set"):
         imgclf.export(trained.run_id, exports_dir=tmp_path)
     assert (tmp_path / "digits" / "thesis.txt").read_text() == "years of work"
 
 
-def test_data_that_has_moved_is_found_by_its_new_place(file_run, tmp_path):
+def test_an_export_of_other_data_with_the_same_classes_is_not_replaced(trained, tmp_path):
+    present = imgclf.export(trained.run_id, exports_dir=tmp_path)
+    proto = onnx.load_from_string(present.model.read_bytes())
+    (entry,) = proto.metadata_props
+    entry.value = entry.value.replace(present.run.dataset_digest, "0" * 64)
+    present.model.write_bytes(proto.SerializeToString())
+    with pytest.raises(ImgclfError, match="no export of this data set"):
+        imgclf.export(trained.run_id, exports_dir=tmp_path)
+
+
+def test_an_older_export_is_put_back_where_the_new_one_cannot_take_its_place(
+    trained, tmp_path, monkeypatch
+):
+    present = imgclf.export(trained.run_id, exports_dir=tmp_path)
+    before = present.model.read_bytes()
+    rename, calls = os.rename, []
+
+    def fail_the_second_time(source, target):
+        calls.append(source)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail_the_second_time)
+    with pytest.raises(OSError, match="No space left"):
+        imgclf.export(trained.run_id, exports_dir=tmp_path)
+    assert present.model.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "..", "a/b"])
+def test_a_name_cannot_lead_out_of_the_exports_folder(trained, tmp_path, name):
+    with pytest.raises(UsageError, match="no folder's name"):
+        imgclf.export(trained.run_id, exports_dir=tmp_path / "exports", name=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exports_folder_that_cannot_be_written_is_found_before_the_proof(trained, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ImgclfError, match="Cannot write to"):
+        imgclf.export(trained.run_id, exports_dir=tmp_path / "file")
+
+
+def test_a_run_and_a_choice_among_runs_exclude_each_other(trained, tmp_path):
+    for choice in ({"dataset": "digits"}, {"experiment": "Default"}):
+        with pytest.raises(UsageError, match="--run names one run"):
+            imgclf.export(trained.run_id, exports_dir=tmp_path, **choice)
+    with pytest.raises(ImgclfError, match="There is no run ''"):
+        imgclf.export("", exports_dir=tmp_path)
+
+
+def test_data_that_has_moved_is_found_by_its_content(file_run, tmp_path):
     root, result = file_run
-    moved = root.rename(tmp_path / "photos")
+    moved = root.rename(tmp_path / "holiday")
     try:
-        with pytest.raises(ImgclfError, match="no data set, folder or CSV file"):
+        with pytest.raises(ImgclfError, match="were at") as caught:
             imgclf.export(result.run_id, exports_dir=tmp_path / "exports")
-        exported = imgclf.export(
-            result.run_id, dataset=str(moved), exports_dir=tmp_path / "exports"
-        )
+        assert "--dataset FOLDER" in caught.value.hint
+        exported = imgclf.export(dataset=str(moved), exports_dir=tmp_path / "exports")
+        assert exported.run.run_id == result.run_id
         assert exported.parity.from_files
     finally:
         moved.rename(root)
@@ -86,7 +142,7 @@ def test_changed_data_is_refused(file_run, tmp_path):
             imgclf.export(result.run_id, exports_dir=tmp_path / "exports")
     finally:
         path.write_bytes(original)
-    assert not (tmp_path / "exports").exists()
+    assert list((tmp_path / "exports").iterdir()) == []
 
 
 def test_a_run_that_has_not_finished_has_no_model(workplace, tmp_path):

@@ -16,8 +16,11 @@ from mlflow import MlflowClient
 
 import imgclf
 from imgclf.config import TrainConfig
-from imgclf.errors import ImgclfError
+from imgclf.errors import ImgclfError, UsageError
+from imgclf.tracking.destination import Destination
 from imgclf.tracking.identity import create_identity
+from imgclf.tracking.journal import Journal
+from imgclf.tracking.runs import list_runs
 from imgclf.tracking.tracker import FINISHED, Tracker
 
 
@@ -132,10 +135,32 @@ def test_what_could_not_be_sent_is_said_and_kept(tracking_uri, tmp_path, monkeyp
     tracker = Tracker(identity, Path(identity.folder))
     tracker.metrics({"train/loss": 1.0}, step=1)
 
-    not_sent = tracker.finish(FINISHED)
+    (not_sent,) = tracker.finish(FINISHED)
 
-    assert not_sent != []
+    assert "does not answer" in not_sent
     assert '"train/loss": 1.0' in (Path(identity.folder) / "journal.jsonl").read_text()
+
+
+def test_a_store_whose_library_is_missing_is_no_finished_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mysql+nothing://localhost/x")
+    with pytest.raises(ImgclfError, match="MLflow refused the run"):
+        imgclf.train(TrainConfig(epochs=1, runs_dir=str(tmp_path)))
+    with pytest.raises(ImgclfError, match="The MLflow store at"):
+        list_runs()
+
+
+def test_a_run_is_opened_once_although_the_answer_was_lost(tmp_path, workplace):
+    identity = create_identity(tmp_path, "train", "", "")
+    folder = Path(identity.folder)
+    record = Journal(folder / "journal.jsonl").append("run", identity=identity.to_dict())
+    destination = Destination(identity, folder)
+    destination.deliver(record)
+    first = destination.mlflow_run_id
+    destination.deliver(record)
+    assert destination.mlflow_run_id == first
+    found = MlflowClient().search_runs(["0"], f"tags.`imgclf.run_id` = '{identity.run_id}'")
+    assert len(found) == 1
+    MlflowClient().delete_run(first or "")
 
 
 @pytest.mark.parametrize("epochs", ["1", "'1'"])
@@ -175,3 +200,15 @@ def test_a_failed_run_is_recorded_as_failed(tmp_path, workplace):
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FAILED"
     assert "diverged" in run.data.tags["imgclf.error"]
+
+
+def test_a_runs_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ImgclfError, match="Cannot create the run's folder"):
+        imgclf.train(TrainConfig(epochs=1, runs_dir=str(tmp_path / "file")))
+
+
+def test_the_runner_alone_chooses_the_experiment_of_its_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    with pytest.raises(UsageError, match="in an experiment already"):
+        imgclf.train(TrainConfig(epochs=1, experiment="mine", runs_dir=str(tmp_path)))
