@@ -85,8 +85,8 @@ def export(
     chosen = _choose_run(run, dataset, moved, experiment)
     if adopted_run():
         tag_runner_run(adopted_run(), {TRAINING_RUN_TAG: chosen.mlflow_run_id})
-    target = _target(Path(exports_dir), name or chosen.dataset)
     with download_model(chosen) as folder:
+        target = _target(Path(exports_dir), name or chosen.dataset)
         config = _read_config(folder / "config.json", moved)
         card = ModelCard.from_json((folder / "card.json").read_text(encoding="utf-8"))
         _refuse_other_model(target, card)

@@ -72,7 +72,7 @@ def list_runs(experiment: str = "") -> list[TrainRun]:
             names = [found.name for found in client.search_experiments(max_results=1000)]
             raise ImgclfError(
                 f"There is no experiment '{experiment}'.{nearest(experiment, names)}",
-                f"There are: {', '.join(names)}.",
+                f"There are: {', '.join(names[:10])}{' …' if len(names) > 10 else ''}.",
             )
         if experiment_id is None:
             return []

@@ -93,8 +93,8 @@ def test_without_a_run_the_message_says_how_to_train(experiment):
     with pytest.raises(ImgclfError, match="no training run") as caught:
         best_run(experiment)
     assert "imgclf train" in caught.value.hint
-    with pytest.raises(ImgclfError, match="no training run"):
-        best_run("an experiment that does not exist")
+    with pytest.raises(ImgclfError, match=f"no experiment .* Did you mean '{experiment}'"):
+        best_run(experiment.upper())
 
 
 def test_runs_without_validation_are_no_candidates(experiment):
