@@ -51,9 +51,8 @@ def main(data_dir: Path, seeds: int, cifar10: str, names: tuple[str, ...]) -> No
                 f" {np.median(seconds):.0f} |"
             )
             print(rows[-1], flush=True)
-    print(
-        "\n| recipe | test accuracy | lowest | seeds | seconds a run, median |\n|---|---|---|---|---|"
-    )
+    print("\n| recipe | test accuracy | lowest | seeds | seconds a run, median |")
+    print("|---|---|---|---|---|")
     print("\n".join(rows))
     print(
         f"\n{platform.machine()}, {os.cpu_count()} CPU cores, Python {platform.python_version()},"

@@ -43,8 +43,7 @@ class Augmentation:
     @classmethod
     def from_config(cls, config: TrainConfig, height: int, width: int) -> "Augmentation":
         """Take what a configuration asks for, at the network's input size."""
-        padding = config.crop_padding if config.random_crop else 0
-        return cls(height, width, config.random_crop, padding, config.horizontal_flip)
+        return cls(height, width, config.random_crop, config.crop_padding, config.horizontal_flip)
 
     def pad(self, images: Tensor) -> Tensor:
         """Add the black border to uint8 [n, height, width, channels]."""

@@ -5,7 +5,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy.stats import chisquare
 
-from imgclf.config import TrainConfig
 from imgclf.data.augment import Augmentation
 
 GENERATOR = np.random.default_rng(0)
@@ -120,10 +119,3 @@ def test_no_augmentation_gives_the_stored_centre() -> None:
     np.testing.assert_array_equal(result, images[:, 2:7, 2:10])
     whole = augmented(Augmentation(9, 12, True, 0, False), images, 0, 1)
     np.testing.assert_array_equal(whole, images)
-
-
-def test_padding_belongs_to_the_random_crop() -> None:
-    config = TrainConfig(random_crop=False, crop_padding=4, horizontal_flip=True)
-    assert Augmentation.from_config(config, 8, 6) == Augmentation(8, 6, False, 0, True)
-    config = TrainConfig(random_crop=True, crop_padding=4)
-    assert Augmentation.from_config(config, 8, 6) == Augmentation(8, 6, True, 4, False)
