@@ -15,7 +15,7 @@ from rich.progress import (
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.files import SHOWN_PROBLEMS
-from imgclf.data.splits import Split
+from imgclf.data.splits import Split, missing_classes
 from imgclf.evaluation.metrics import Metrics
 from imgclf.training.device import Compute
 from imgclf.training.loop import EpochEnd, Snapshot
@@ -50,6 +50,8 @@ def print_start(
     ]
     if compute.note:
         lines.append(f"Note: {compute.note}")
+    for part, classes in missing_classes(dataset, split).items():
+        lines.append(f"Note: the {part} images lack the classes: {', '.join(classes)}")
     if dataset.unreadable:
         lines.append(f"Note: {len(dataset.unreadable)} unreadable image(s) are left out:")
         lines += [f"  {name}: {reason}" for name, reason in dataset.unreadable[:SHOWN_PROBLEMS]]

@@ -109,6 +109,8 @@ def print_runs(runs: Sequence[TrainRun]) -> None:
 
 def print_dataset(dataset: "ImageDataset", split: "Split") -> None:
     """Print what a data set holds: images per class and part, sizes, what is missing."""
+    from imgclf.data.splits import missing_classes
+
     size = dataset.preprocessing
     colour = "grey" if size.channels == 1 else "colour"
     click.echo(
@@ -125,6 +127,8 @@ def print_dataset(dataset: "ImageDataset", split: "Split") -> None:
         table.add_row(name, *(f"{count:,}" for count in counts))
     table.add_row("all", *(f"{count:,}" for count in split.sizes.values()), style="bold")
     Console(highlight=False, markup=False).print(table)
+    for part, classes in missing_classes(dataset, split).items():
+        click.echo(f"the {part} images lack the classes: {', '.join(classes)}")
     for name, reason in dataset.unreadable:
         click.echo(f"unreadable: {name}: {reason}")
     click.echo(f"digest {dataset.digest[:12]}, split {split.digest[:12]}")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from imgclf import __version__
 from imgclf.cli import main
 from imgclf.config import TrainConfig, option_of
+from imgclf.recipes import DATASETS, MODELS
 
 COMMANDS = sorted(main.commands)
 FIELDS = dataclasses.fields(TrainConfig)
@@ -354,3 +357,51 @@ def test_runs_lists_the_trained_run(trained):
     assert run["status"] == "FINISHED"
     assert run["val_accuracy"] == trained.metrics["best/val_accuracy"]
     assert trained.run_id in imgclf("runs").stdout
+
+
+def test_datasets_lists_the_names_and_describes_a_folder(digit_files: Path, tmp_path: Path):
+    listed = CliRunner().invoke(main, ["datasets"]).output
+    assert {line.split()[0] for line in listed.splitlines()} == set(DATASETS)
+
+    root = tmp_path / "parts"
+    for part in ("train", "test"):
+        shutil.copytree(digit_files, root / part)
+    shutil.rmtree(root / "test" / "2")
+    picture = tmp_path / "samples.png"
+    result = CliRunner().invoke(main, ["datasets", str(root), "--picture", str(picture)])
+    assert result.exit_code == 0, result.output
+    rows = {line.split()[0]: line.split()[1:] for line in result.output.splitlines()[2:7]}
+    assert rows["2"] == ["36", "4", "0"]
+    assert rows["all"] == ["144", "16", "120"]
+    assert "the test images lack the classes: 2" in result.output
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 300
+
+
+def test_datasets_names_every_unreadable_image(digit_files: Path, tmp_path: Path):
+    root = shutil.copytree(digit_files, tmp_path / "digits")
+    for path in sorted(root.glob("0/*.png"))[:20]:
+        path.write_bytes(b"broken")
+    result = CliRunner().invoke(main, ["datasets", str(root)])
+    assert result.exit_code == 1
+    result = CliRunner().invoke(main, ["datasets", str(root), "--max-bad-images", "1"])
+    assert result.exit_code == 0
+    assert result.output.count("unreadable: 0/") == 20
+
+
+def test_models_lists_every_network_with_its_size():
+    result = CliRunner().invoke(main, ["models"])
+    for name in MODELS:
+        assert name in result.output
+    # The two convolutions and dense layers of mnist-cnn on 3x32x32, counted by hand.
+    multiply_adds = 32 * 27 * 32 * 32 + 64 * 288 * 14 * 14 + 64 * 7 * 7 * 128 + 128 * 10
+    assert f"{multiply_adds:,}" in result.output
+
+
+def test_a_recipe_is_saved_before_training_starts(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    arguments = ["--dataset", "nowhere", "--epochs", "7", "--save-recipe", str(path)]
+    result = CliRunner().invoke(main, ["train", *arguments])
+    assert result.exit_code == 2
+    assert "epochs: 7" in path.read_text()
