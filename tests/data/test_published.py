@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -132,3 +133,21 @@ def test_without_files_and_network_the_error_says_what_to_put_where(name, tmp_pa
         load_dataset(TrainConfig(dataset=name, data_dir=str(tmp_path)))
     assert "--data-dir" in caught.value.hint
     assert str(tmp_path) in caught.value.hint
+
+
+REAL = Path(os.environ.get("IMGCLF_TEST_DATA", Path(__file__).parents[3] / "shared" / "datasets"))
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "mean", "deviation"),
+    [("mnist", "MNIST", 0.1307, 0.3081), ("fashion_mnist", "FashionMNIST", 0.2860, 0.3530)],
+)
+def test_the_real_files_have_the_published_mean_and_deviation(name, folder, mean, deviation):
+    if not (REAL / folder / "raw").is_dir():
+        pytest.skip(f"the real files are not at {REAL / folder}; IMGCLF_TEST_DATA names a folder")
+    dataset = load_dataset(TrainConfig(dataset=name, data_dir=str(REAL)))
+    pixels = dataset.images[:60_000] / np.float32(255)
+    assert pixels.mean() == pytest.approx(mean, abs=5e-5)
+    assert pixels.std() == pytest.approx(deviation, abs=5e-5)
+    assert np.bincount(dataset.labels[60_000:]).sum() == 10_000
+    assert dataset.classes[0] in ("0", "T-shirt/top")
