@@ -1,6 +1,7 @@
 """Trained runs and real images that tests share: importing torch and training cost seconds."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,14 @@ def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = np.round(bunch.images[position] * (255 / 16)).astype(np.uint8)
             Image.fromarray(pixels).save(root / str(label) / f"{position:04}.png")
     return root
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For small tensors: threads only wait for each other, the more so on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,6 +1,6 @@
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -25,13 +25,7 @@ FP32 = Compute(CPU, torch.float32, 1, "cpu")
 Event = Snapshot | EpochEnd
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors: threads only wait for each other, the more so on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def some_digits(number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
