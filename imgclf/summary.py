@@ -122,8 +122,7 @@ def print_dataset(dataset: "ImageDataset", split: "Split") -> None:
     for part in split.sizes:
         table.add_column(part, justify="right")
     for label, name in enumerate(dataset.classes):
-        positions = (split.train, split.val, split.test)
-        counts = [int((dataset.labels[part] == label).sum()) for part in positions]
+        counts = [int((dataset.labels[part] == label).sum()) for part in split.parts.values()]
         table.add_row(name, *(f"{count:,}" for count in counts))
     table.add_row("all", *(f"{count:,}" for count in split.sizes.values()), style="bold")
     Console(highlight=False, markup=False).print(table)
@@ -184,8 +183,7 @@ def next_command(command: str, **values: str) -> str:
         command: ``train``, ``export`` or ``predict``.
         values: its options; for ``predict``, its arguments.
     """
-    if adopted_run() and not shutil.which("imgclf"):
-        # The runner made an environment for this process alone; the shell knows only the runner.
+    if _in_runners_environment():
         parameters = [part for pair in values.items() for part in ("-P", "=".join(pair))]
         manager = [] if _in_conda() else ["--env-manager", "uv"]
         return shlex.join([*_mlflow(), "run", ".", *manager, "-e", command, *parameters])
@@ -197,9 +195,14 @@ def next_command(command: str, **values: str) -> str:
 
 
 def _mlflow() -> list[str]:
-    if adopted_run() and not shutil.which("imgclf"):
+    if _in_runners_environment():
         return ["mlflow"] if _in_conda() else ["uvx", f"mlflow@{version('mlflow')}"]
     return ["mlflow"] if shutil.which("mlflow") else [shown_path(sys.executable), "-m", "mlflow"]
+
+
+def _in_runners_environment() -> bool:
+    """Tell whether the runner made the environment of this process; the shell has another."""
+    return bool(adopted_run()) and not shutil.which("imgclf")
 
 
 def _in_conda() -> bool:

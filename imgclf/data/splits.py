@@ -27,9 +27,14 @@ class Split:
     digest: str
 
     @property
+    def parts(self) -> dict[str, NDArray[np.int64]]:
+        """The parts by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
     def sizes(self) -> dict[str, int]:
         """The number of images in each part."""
-        return {"train": len(self.train), "val": len(self.val), "test": len(self.test)}
+        return {name: len(positions) for name, positions in self.parts.items()}
 
 
 def split_dataset(
@@ -79,8 +84,7 @@ def split_dataset(
 def missing_classes(dataset: ImageDataset, split: Split) -> dict[str, tuple[str, ...]]:
     """Return, for each part that is not empty, the classes that it lacks."""
     missing = {}
-    for part in ("train", "val", "test"):
-        positions = getattr(split, part)
+    for part, positions in split.parts.items():
         absent = set(range(len(dataset.classes))) - set(dataset.labels[positions].tolist())
         if len(positions) and absent:
             missing[part] = tuple(dataset.classes[label] for label in sorted(absent))

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,22 +66,24 @@ def _write_predictions(
     probabilities: NDArray[np.float64],
     classes: Sequence[str],
 ) -> None:
-    # File names that are not UTF-8 are written as Python shows them.
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "label", "predicted", "correct", "confidence"])
-        for name, label, guess, row in zip(names, labels, predicted, probabilities, strict=True):
-            right = str(label == guess).lower()
-            writer.writerow([name, classes[label], classes[guess], right, f"{row[guess]:.6f}"])
+    rows = [
+        [name, classes[label], classes[guess], str(label == guess).lower(), f"{row[guess]:.6f}"]
+        for name, label, guess, row in zip(names, labels, predicted, probabilities, strict=True)
+    ]
+    write_csv(path, ["image", "label", "predicted", "correct", "confidence"], rows)
 
 
 def _write_confusion(path: Path, confusion: NDArray[np.int64], classes: Sequence[str]) -> None:
+    rows = [[name, *row.tolist()] for name, row in zip(classes, confusion, strict=True)]
+    write_csv(path, ["true \\ predicted", *classes], rows)
+
+
+def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table; file names that are not UTF-8 are written as Python shows them."""
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
-        writer.writerow(["true \\ predicted", *classes])
-        writer.writerows(
-            [name, *row.tolist()] for name, row in zip(classes, confusion, strict=True)
-        )
+        writer.writerow(heading)
+        writer.writerows(rows)
 
 
 def _write_classification_report(

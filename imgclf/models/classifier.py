@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from imgclf.card import Preprocessing
+from imgclf.models.registry import InputShape, create_network
+
 
 class ImageClassifier(nn.Module):
     """A network behind its normalisation; the one module that is trained, tested and exported.
@@ -32,3 +35,20 @@ class ImageClassifier(nn.Module):
         # The permuted view of NHWC pixels is a channels_last tensor: no copy is made.
         pixels = images.permute(0, 3, 1, 2).float()
         return self.network((pixels - self.mean) / self.std)
+
+
+def create_classifier(
+    name: str,
+    size: Preprocessing,
+    num_classes: int,
+    dropout: float,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> ImageClassifier:
+    """Build a network by name behind its normalisation, for the input that a card describes.
+
+    Raises:
+        UsageError: the images are too small for the network.
+    """
+    shape = InputShape(size.channels, size.height, size.width)
+    return ImageClassifier(create_network(name, shape, num_classes, dropout), mean, std)

@@ -51,6 +51,15 @@ def small_cnn(shape: InputShape, num_classes: int, dropout: float) -> nn.Module:
     return nn.Sequential(*blocks, *head, nn.Linear(channels, num_classes))
 
 
+def _pooled(channels_in: int, channels_out: int, kernel_size: int, padding: int) -> list[nn.Module]:
+    """Convolution, ReLU and max-pooling, as the published notebooks stack them."""
+    return [
+        nn.Conv2d(channels_in, channels_out, kernel_size, padding=padding),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+    ]
+
+
 def _dense_head(
     features: nn.Sequential, shape: InputShape, hidden: int, num_classes: int, dropout: float
 ) -> nn.Sequential:
@@ -65,12 +74,8 @@ def _dense_head(
 def mnist_cnn(shape: InputShape, num_classes: int, dropout: float) -> nn.Module:
     """The published MNIST notebook's network: 32 and 64 filters, a dense layer of 128."""
     features = nn.Sequential(
-        nn.Conv2d(shape.channels, 32, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
+        *_pooled(shape.channels, 32, 3, padding=1),
+        *_pooled(32, 64, 3, padding=0),
     )
     return _dense_head(features, shape, 128, num_classes, dropout)
 
@@ -79,15 +84,9 @@ def mnist_cnn(shape: InputShape, num_classes: int, dropout: float) -> nn.Module:
 def fashion_cnn(shape: InputShape, num_classes: int, dropout: float) -> nn.Module:
     """The published Fashion-MNIST notebook's network, padded so that 28 pixels become 3."""
     features = nn.Sequential(
-        nn.Conv2d(shape.channels, 20, 5, padding=2),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
-        nn.Conv2d(20, 46, 4, padding=2),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
-        nn.Conv2d(46, 70, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
+        *_pooled(shape.channels, 20, 5, padding=2),
+        *_pooled(20, 46, 4, padding=2),
+        *_pooled(46, 70, 3, padding=1),
     )
     return _dense_head(features, shape, 512, num_classes, dropout)
 
@@ -96,12 +95,8 @@ def fashion_cnn(shape: InputShape, num_classes: int, dropout: float) -> nn.Modul
 def cifar10_cnn(shape: InputShape, num_classes: int, dropout: float) -> nn.Module:
     """The published CIFAR-10 notebook's network: 32 and 64 filters, a dense layer of 512."""
     features = nn.Sequential(
-        nn.Conv2d(shape.channels, 32, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
+        *_pooled(shape.channels, 32, 3, padding=1),
+        *_pooled(32, 64, 3, padding=1),
         nn.Dropout(dropout),
     )
     return _dense_head(features, shape, 512, num_classes, dropout)

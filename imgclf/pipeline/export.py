@@ -18,7 +18,7 @@ from imgclf.data.sources import load_dataset
 from imgclf.data.splits import Split
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.exporting import graph, parity
-from imgclf.models import ImageClassifier, InputShape, create_network
+from imgclf.models import ImageClassifier, create_classifier
 from imgclf.pipeline.data import load_and_split
 from imgclf.predict import Predictor
 from imgclf.progress import say
@@ -90,7 +90,14 @@ def export(
         config = _read_config(folder / "config.json", moved)
         card = ModelCard.from_json((folder / "card.json").read_text(encoding="utf-8"))
         _refuse_other_model(target, card)
-        model = _rebuild(config, card)
+        model = create_classifier(
+            config.model,
+            card.preprocessing,
+            len(card.classes),
+            config.dropout,
+            card.mean,
+            card.std,
+        )
         load_weights(model, folder / "weights.safetensors")
     say(f"exporting run {chosen.run_id} ({chosen.dataset}, {chosen.model})")
     images, split = _load_data(chosen, config)
@@ -119,13 +126,6 @@ def export(
 def _read_config(path: Path, moved: Path | None) -> TrainConfig:
     config = TrainConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
     return dataclasses.replace(config, dataset=str(moved)) if moved else config
-
-
-def _rebuild(config: TrainConfig, card: ModelCard) -> ImageClassifier:
-    size = card.preprocessing
-    shape = InputShape(size.channels, size.height, size.width)
-    network = create_network(config.model, shape, len(card.classes), config.dropout)
-    return ImageClassifier(network, card.mean, card.std)
 
 
 def _choose_run(run: str | None, dataset: str, moved: Path | None, experiment: str) -> TrainRun:

@@ -1,6 +1,5 @@
 """Training, from a configuration to a run that MLflow holds whole."""
 
-import csv
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from imgclf.data.splits import Split
 from imgclf.evaluation import figures
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.metrics import Metrics, compute_metrics
-from imgclf.evaluation.report import write_report
-from imgclf.models import ImageClassifier, InputShape, create_network
+from imgclf.evaluation.report import write_csv, write_report
+from imgclf.models import ImageClassifier, create_classifier
 from imgclf.pipeline.data import load_and_split
 from imgclf.progress import TrainingDisplay, print_start, say
 from imgclf.tracking.environment import environment_tags
@@ -129,28 +128,26 @@ def _end_early(tracker: Tracker, error: BaseException) -> None:
 
 def create_model(config: TrainConfig, dataset: ImageDataset, split: Split) -> ImageClassifier:
     """Build the classifier with fresh weights, drawn from the seed, on the CPU."""
-    size = dataset.preprocessing
+    mean, std = _normalization(config.normalization, dataset, split)
     torch.manual_seed(config.seed)
-    shape = InputShape(size.channels, size.height, size.width)
-    network = create_network(config.model, shape, len(dataset.classes), config.dropout)
-    mean, std = normalization(config.normalization, dataset.inputs(split.train))
-    return ImageClassifier(network, mean, std)
+    return create_classifier(
+        config.model, dataset.preprocessing, len(dataset.classes), config.dropout, mean, std
+    )
 
 
-def normalization(kind: str, images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Return what is subtracted from each channel's pixels and what they are divided by.
-
-    Args:
-        kind: one of `NORMALIZATIONS`.
-        images: uint8 [n, height, width, channels], the training images.
-    """
-    channels = images.shape[-1]
+def _normalization(
+    kind: str, dataset: ImageDataset, split: Split
+) -> tuple[list[float], list[float]]:
+    """Return what is subtracted from each channel's pixels and what they are divided by."""
+    channels = dataset.preprocessing.channels
     if kind == "half":
         return [127.5] * channels, [127.5] * channels
     if kind == "unit":
         return [0.0] * channels, [255.0] * channels
+    assert kind == "dataset"
+    images = dataset.inputs(split.train)
     means, stds = [], []
-    for channel in range(images.shape[-1]):
+    for channel in range(channels):
         counts = np.bincount(images[..., channel].ravel(), minlength=256)
         mean = float(np.average(np.arange(256), weights=counts))
         variance = float(np.average((np.arange(256) - mean) ** 2, weights=counts))
@@ -215,14 +212,13 @@ def _num_parameters(model: ImageClassifier) -> int:
 
 
 def _write_split(path: Path, dataset: ImageDataset, split: Split) -> None:
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "label", "split"])
-        for part in ("train", "val", "test"):
-            for position in getattr(split, part):
-                name, label = dataset.names[position], dataset.labels[position]
-                writer.writerow([name, dataset.classes[label], part])
-        writer.writerows([name, "", f"unreadable: {why}"] for name, why in dataset.unreadable)
+    rows = [
+        [dataset.names[position], dataset.classes[dataset.labels[position]], part]
+        for part, positions in split.parts.items()
+        for position in positions
+    ]
+    rows += [[name, "", f"unreadable: {reason}"] for name, reason in dataset.unreadable]
+    write_csv(path, ["image", "label", "split"], rows)
 
 
 def _fit(run: _Run, model: ImageClassifier) -> tuple[Selection, History]:
@@ -242,13 +238,15 @@ def _fit(run: _Run, model: ImageClassifier) -> tuple[Selection, History]:
     state = TrainState.start(model, config, run.compute)
     selection = Selection()
     history: History = {}
+    # Gathered once: they are the same in every epoch.
+    val_images = dataset.inputs(split.val)
     with TrainingDisplay(config.epochs, loader.steps_per_epoch) as display:
         for event in train_epochs(state, loader, config, run.compute):
             run.tracker.check()
             if isinstance(event, Snapshot):
                 display.snapshot(event)
                 continue
-            validation = _validate(run, state)
+            validation = _validate(run, state, val_images)
             is_best = _select(selection, event, validation)
             if is_best:
                 save_weights(state.selected_model, run.folder / "model" / "weights.safetensors")
@@ -263,11 +261,11 @@ def _fit(run: _Run, model: ImageClassifier) -> tuple[Selection, History]:
     return selection, history
 
 
-def _validate(run: _Run, state: TrainState) -> Metrics | None:
-    if not len(run.split.val):
+def _validate(run: _Run, state: TrainState, images: NDArray[np.uint8]) -> Metrics | None:
+    if not len(images):
         return None
-    images, labels = run.dataset.inputs(run.split.val), run.dataset.labels[run.split.val]
-    return compute_metrics(predict_logits(state.selected_model, images, run.compute.device), labels)
+    logits = predict_logits(state.selected_model, images, run.compute.device)
+    return compute_metrics(logits, run.dataset.labels[run.split.val])
 
 
 def _select(selection: Selection, end: EpochEnd, validation: Metrics | None) -> bool:

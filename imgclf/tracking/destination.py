@@ -1,6 +1,7 @@
 """Brings one journal record to MLflow. Delivering a record twice does no harm."""
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,19 @@ class Destination:
     def __init__(self, identity: RunIdentity, folder: Path) -> None:
         self._identity = identity
         self._folder = folder
-        self._client: MlflowClient | None = None
         self._present_parameters: set[str] = set()
         self._tried = False
         self.mlflow_run_id: str | None = None
         self.url: str | None = None
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        return connect()
+
+    @property
+    def _run_id(self) -> str:
+        assert self.mlflow_run_id is not None, "the run record comes first"
+        return self.mlflow_run_id
 
     def deliver(self, record: Record) -> None:
         """Send one record.
@@ -69,7 +78,6 @@ class Destination:
 
     def _deliver_run(self, record: Record, **_: Any) -> None:
         """Open the run, or adopt the one that the runner opened."""
-        self._client = connect()
         tags = {RUN_ID_TAG: self._identity.run_id, KIND_TAG: self._identity.kind}
         if self._identity.adopted:
             run = self._adopt(tags)
@@ -79,7 +87,6 @@ class Destination:
         self.url = run_url(run.info.experiment_id, run.info.run_id)
 
     def _adopt(self, tags: dict[str, str]) -> Run:
-        assert self._client is not None
         run = self._client.get_run(self._identity.adopted)
         # The runner has logged what it was given, as text quoted for a shell; logging a parameter
         # again with other text would be an error.
@@ -92,7 +99,6 @@ class Destination:
 
     def _find_own(self) -> Run | None:
         """Find the run that an earlier attempt opened although its answer was lost."""
-        assert self._client is not None
         if not self._tried:
             self._tried = True
             return None
@@ -102,7 +108,6 @@ class Destination:
         return found[0] if found else None
 
     def _create(self, tags: dict[str, str], start_time_ms: int) -> Run:
-        assert self._client is not None
         return self._client.create_run(
             find_or_create_experiment(self._client, self._identity.experiment),
             start_time=start_time_ms,
@@ -138,8 +143,6 @@ class Destination:
         source: str,
         profile: dict[str, Any],
     ) -> None:
-        assert self._client is not None
-        assert self.mlflow_run_id is not None
         dataset = Dataset(
             name=name,
             digest=digest[:_LONGEST_DIGEST],
@@ -148,23 +151,17 @@ class Destination:
             profile=json.dumps(profile),
         )
         tag = InputTag("mlflow.data.context", context)
-        self._client.log_inputs(self.mlflow_run_id, datasets=[DatasetInput(dataset, [tag])])
+        self._client.log_inputs(self._run_id, datasets=[DatasetInput(dataset, [tag])])
 
     def _deliver_artifact(self, _: Record, path: str, artifact_folder: str) -> None:
-        assert self._client is not None
-        assert self.mlflow_run_id is not None
         local, target = self._folder / path, artifact_folder or None
         if local.is_dir():
-            self._client.log_artifacts(self.mlflow_run_id, str(local), target)
+            self._client.log_artifacts(self._run_id, str(local), target)
         else:
-            self._client.log_artifact(self.mlflow_run_id, str(local), target)
+            self._client.log_artifact(self._run_id, str(local), target)
 
     def _deliver_end(self, record: Record, status: str) -> None:
-        assert self._client is not None
-        assert self.mlflow_run_id is not None
-        self._client.set_terminated(self.mlflow_run_id, status, end_time=record.time_ms)
+        self._client.set_terminated(self._run_id, status, end_time=record.time_ms)
 
     def _log_batch(self, **entities: Any) -> None:
-        assert self._client is not None
-        assert self.mlflow_run_id is not None
-        self._client.log_batch(self.mlflow_run_id, **entities)
+        self._client.log_batch(self._run_id, **entities)
