@@ -3,7 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from imgclf.config import TrainConfig, option_of
+from imgclf.config import TrainConfig
+from imgclf.options import option_of
 
 HEAD = """# Options of `imgclf train`
 

@@ -12,8 +12,9 @@ from typing import Any
 import click
 
 from imgclf import __version__
-from imgclf.config import TrainConfig, option_of
+from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError, UsageError
+from imgclf.options import option_of
 from imgclf.recipes import DATASETS, RECIPES, nearest
 
 CONTEXT = {

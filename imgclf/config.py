@@ -5,51 +5,28 @@ Command-line options, logged parameters and the documentation derive from this m
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from imgclf.errors import UsageError
-from imgclf.recipes import MODELS, NORMALIZATIONS, nearest, recipe_values
+from imgclf.options import checked, exact, option_of, parameter
+from imgclf.recipes import LOSSES, MODELS, MONITORS, NORMALIZATIONS, nearest, recipe_values
 
 AUTO = "auto"
 
-
-@dataclass(frozen=True)
-class Option:
-    """What is known of one parameter beside its type and its default.
-
-    ``minimum`` and ``maximum`` are inclusive; ``alias`` is a second option name.
-    """
-
-    group: str
-    help: str
-    choices: tuple[str, ...] = ()
-    minimum: float = -math.inf
-    maximum: float = math.inf
-    alias: str = ""
-
-    @property
-    def range_text(self) -> str:
-        """The allowed values in words, or an empty string where anything goes."""
-        if self.choices:
-            return ", ".join(self.choices)
-        if self.minimum > -math.inf and self.maximum < math.inf:
-            return f"{_exact(self.minimum)} to {_exact(self.maximum)}"
-        return f"{_exact(self.minimum)} or more" if self.minimum > -math.inf else ""
-
-
-def _exact(number: float) -> str:
-    """Write a number as a person would, without rounding it."""
-    return repr(number).removesuffix(".0")
-
-
-def _option(default: Any, group: str, help: str, **details: Any) -> Any:
-    return dataclasses.field(
-        default=default, metadata={"option": Option(group=group, help=help, **details)}
-    )
+# A field of each group; the groups are the sections of help and reference.
+_recipe = partial(parameter, "Recipe")
+_data = partial(parameter, "Data")
+_augmentation = partial(parameter, "Augmentation")
+_imbalance = partial(parameter, "Imbalance")
+_model = partial(parameter, "Model")
+_optimisation = partial(parameter, "Optimisation")
+_evaluation = partial(parameter, "Evaluation")
+_machine = partial(parameter, "Machine")
+_tracking = partial(parameter, "Tracking")
 
 
 @dataclass(frozen=True)
@@ -60,190 +37,234 @@ class TrainConfig:
         UsageError: a value of the wrong type, out of its range or not among its choices.
     """
 
-    recipe: str = _option(
+    recipe: str = _recipe(
         "",
-        "Recipe",
         "Start from a recipe's values: a name ('imgclf recipes' lists them) or a YAML file.",
     )
-    # Data
-    dataset: str = _option(
+    dataset: str = _data(
         "digits",
-        "Data",
         "A data set's name, a folder with one sub-folder of images per class (below train, val and"
         " test, or not), or a CSV file with the columns path, label and optionally split.",
     )
-    data_dir: str = _option(
+    data_dir: str = _data(
         "",
-        "Data",
         "Folder for downloaded data sets; empty: IMGCLF_DATA_DIR, else the user's cache folder.",
     )
-    image_size: int = _option(
+    image_size: int = _data(
         0,
-        "Data",
         "Height and width of the network's input in pixels; 0: the images' own size where they"
         " share one of at most 128, else 128.",
         minimum=0,
         maximum=1024,
     )
-    val_fraction: float = _option(
+    val_fraction: float = _data(
         0.1,
-        "Data",
         "Share of the images kept for validation where the data gives no validation split; 0: no"
         " validation, and the last epoch is taken.",
         minimum=0.0,
         maximum=0.8,
     )
-    test_fraction: float = _option(
+    test_fraction: float = _data(
         0.2,
-        "Data",
         "Share of the images kept for the final test where the data gives no test split.",
         minimum=0.01,
         maximum=0.8,
     )
-    split_seed: int = _option(
-        0, "Data", "Seed of the split; independent of --seed.", minimum=0, maximum=2**31 - 1
+    split_seed: int = _data(
+        0, "Seed of the split; independent of --seed.", minimum=0, maximum=2**31 - 1
     )
-    max_bad_images: float = _option(
-        0.01, "Data", "Largest share of unreadable images accepted.", minimum=0.0, maximum=1.0
+    max_bad_images: float = _data(
+        0.01, "Largest share of unreadable images accepted.", minimum=0.0, maximum=1.0
     )
-    normalization: str = _option(
+    normalization: str = _data(
         "dataset",
-        "Data",
         "dataset: by mean and standard deviation of the training images; half: pixels from -1 to 1;"
         " unit: from 0 to 1.",
         choices=tuple(NORMALIZATIONS),
     )
-    # Augmentation
-    random_crop: bool = _option(
+    random_crop: bool = _augmentation(
         True,
-        "Augmentation",
         "Train on random windows where the stored images are larger than the input.",
     )
-    crop_padding: int = _option(
+    crop_padding: int = _augmentation(
         0,
-        "Augmentation",
         "Pad each side by so many pixels before a random crop.",
         minimum=0,
         maximum=256,
     )
-    horizontal_flip: bool = _option(
-        False, "Augmentation", "Mirror half of the images left to right."
+    horizontal_flip: bool = _augmentation(False, "Mirror half of the images left to right.")
+    random_resized_crop: float = _augmentation(
+        0.0,
+        "Train on random parts of the image, resized to the input, of at least this share of its"
+        " area (Inception's crop; 0.35 is a start for photographs); 0: off.",
+        minimum=0.0,
+        maximum=1.0,
     )
-    # Model
-    model: str = _option(
+    rotation: float = _augmentation(
+        0.0,
+        "Turn each image by a random angle of at most so many degrees.",
+        minimum=0.0,
+        maximum=180.0,
+    )
+    color_jitter: float = _augmentation(
+        0.0,
+        "Change brightness, contrast and saturation by random factors between 1 - this and 1 +"
+        " this.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    hue: float = _augmentation(
+        0.0,
+        "Shift the hue of colour images by a random share of the colour circle, at most this.",
+        minimum=0.0,
+        maximum=0.5,
+    )
+    cutout: int = _augmentation(
+        0,
+        "Blacken a square of so many pixels a side around a random position.",
+        minimum=0,
+        maximum=1024,
+    )
+    mixup: float = _augmentation(
+        0.0,
+        "MixUp: blend pairs of images and their labels by a share drawn from Beta(this, this); 0:"
+        " off.",
+        minimum=0.0,
+        maximum=10.0,
+    )
+    cutmix: float = _augmentation(
+        0.0,
+        "CutMix: paste a box of one image into another and mix their labels by area, drawn from"
+        " Beta(this, this); 0: off. With --mixup, half of the images get the one, half the other.",
+        minimum=0.0,
+        maximum=10.0,
+    )
+    class_weights: str = _imbalance(
+        "none",
+        "Weight of each class in the loss; balanced: inverse to its number of training images.",
+        choices=("none", "balanced"),
+    )
+    balanced_sampling: bool = _imbalance(
+        False,
+        "Draw each epoch's images with replacement, every class as often as any other.",
+    )
+    model: str = _model(
         AUTO,
-        "Model",
         "The network; auto: digits-cnn for digits, else small-cnn.",
         choices=(AUTO, *MODELS),
     )
-    dropout: float = _option(
-        0.1, "Model", "Dropout before the dense layers.", minimum=0.0, maximum=0.9
+    dropout: float = _model(0.1, "Dropout before the dense layers.", minimum=0.0, maximum=0.9)
+    norm_layer: str = _model(
+        AUTO,
+        "Normalisation after each convolution: batch normalisation or none; auto: as the network"
+        " was designed.",
+        choices=(AUTO, "batch", "none"),
     )
-    # Optimisation
-    epochs: int = _option(10, "Optimisation", "Passes over the training images.", minimum=1)
-    batch_size: int = _option(64, "Optimisation", "Images per step.", minimum=1)
-    optimizer: str = _option(
-        "adamw", "Optimisation", "The optimiser.", choices=("adam", "adamw", "sgd")
+    epochs: int = _optimisation(10, "Passes over the training images.", minimum=1)
+    batch_size: int = _optimisation(64, "Images per step.", minimum=1)
+    optimizer: str = _optimisation("adamw", "The optimiser.", choices=("adam", "adamw", "sgd"))
+    learning_rate: float = _optimisation(
+        0.003, "The highest learning rate.", minimum=0.0, maximum=100.0, alias="lr"
     )
-    learning_rate: float = _option(
-        0.003, "Optimisation", "The highest learning rate.", minimum=0.0, maximum=100.0, alias="lr"
-    )
-    momentum: float = _option(0.9, "Optimisation", "Momentum of SGD.", minimum=0.0, maximum=0.9999)
-    nesterov: bool = _option(True, "Optimisation", "Nesterov momentum for SGD.")
-    weight_decay: float = _option(
+    momentum: float = _optimisation(0.9, "Momentum of SGD.", minimum=0.0, maximum=0.9999)
+    nesterov: bool = _optimisation(True, "Nesterov momentum for SGD.")
+    weight_decay: float = _optimisation(
         0.01,
-        "Optimisation",
         "Weight decay of convolutions and dense layers (never of biases and batch normalisation).",
         minimum=0.0,
         maximum=10.0,
     )
-    schedule: str = _option(
+    schedule: str = _optimisation(
         "one-cycle",
-        "Optimisation",
         "How the learning rate changes from step to step.",
-        choices=("constant", "cosine", "one-cycle"),
+        choices=("constant", "cosine", "one-cycle", "step"),
     )
-    warmup_ratio: float = _option(
+    warmup_ratio: float = _optimisation(
         0.2,
-        "Optimisation",
         "Share of all steps in which the learning rate rises.",
         minimum=0.0,
         maximum=0.9,
     )
-    label_smoothing: float = _option(
-        0.0, "Optimisation", "Label smoothing of the loss.", minimum=0.0, maximum=0.9
+    step_epochs: int = _optimisation(
+        0,
+        "Epochs between two drops of the step schedule; 0: a third of all epochs.",
+        minimum=0,
     )
-    ema: bool = _option(
+    step_factor: float = _optimisation(
+        0.1,
+        "What the step schedule multiplies the learning rate by at each drop.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    gradient_clip_norm: float = _optimisation(
+        0.0,
+        "Scale the gradients of a step down to this Euclidean norm where theirs is larger; 0:"
+        " never.",
+        minimum=0.0,
+        maximum=1e6,
+    )
+    gradient_accumulation_steps: int = _optimisation(
+        1,
+        "Batches whose gradients are averaged into one step: a larger batch in less memory.",
+        minimum=1,
+        maximum=100_000,
+    )
+    loss: str = _optimisation(
+        "cross-entropy",
+        "The training loss.",
+        choices=tuple(LOSSES),
+    )
+    label_smoothing: float = _optimisation(
+        0.0, "Label smoothing of the loss.", minimum=0.0, maximum=0.9
+    )
+    ema: bool = _optimisation(
         False,
-        "Optimisation",
         "Average the weights (exponential moving average) and use the average.",
     )
-    ema_decay: float = _option(
+    ema_decay: float = _optimisation(
         0.999,
-        "Optimisation",
         "Decay of the average a step, reached gradually.",
         minimum=0.0,
         maximum=0.999999,
     )
-    early_stopping_patience: int = _option(
+    monitor: str = _optimisation(
+        "val/accuracy",
+        "What the best epoch is best in; it decides which weights are kept and when to stop early.",
+        choices=MONITORS,
+    )
+    early_stopping_patience: int = _optimisation(
         0,
-        "Optimisation",
-        "Stop after so many epochs without a better validation accuracy; 0: never.",
+        "Stop after so many epochs without a better --monitor; 0: never.",
         minimum=0,
     )
-    seed: int = _option(
+    seed: int = _optimisation(
         0,
-        "Optimisation",
         "Seed of weights, order, augmentation and dropout.",
         minimum=0,
         maximum=2**31 - 1,
     )
-    # Machine
-    device: str = _option(AUTO, "Machine", "Where to train.", choices=(AUTO, "cpu", "cuda", "mps"))
-    precision: str = _option(
+    track_test: bool = _evaluation(
+        False,
+        "Log the test accuracy of every epoch, for curves; it chooses nothing.",
+    )
+    device: str = _machine(AUTO, "Where to train.", choices=(AUTO, "cpu", "cuda", "mps"))
+    precision: str = _machine(
         AUTO,
-        "Machine",
         "Arithmetic of the forward pass; auto: bf16 or fp16 where the GPU is built for it, else"
         " fp32.",
         choices=(AUTO, "fp32", "bf16", "fp16"),
     )
-    threads: int = _option(
-        0, "Machine", "CPU threads; 0: one for each core.", minimum=0, maximum=4096
+    threads: int = _machine(0, "CPU threads; 0: one for each core.", minimum=0, maximum=4096)
+    experiment: str = _tracking(
+        "", "MLflow experiment; empty: MLFLOW_EXPERIMENT_NAME, else MLflow's default."
     )
-    # Tracking
-    experiment: str = _option(
-        "", "Tracking", "MLflow experiment; empty: MLFLOW_EXPERIMENT_NAME, else MLflow's default."
-    )
-    run_name: str = _option("", "Tracking", "The run's name in MLflow; empty: chosen for you.")
-    runs_dir: str = _option("runs", "Tracking", "Folder that receives the run's local files.")
+    run_name: str = _tracking("", "The run's name in MLflow; empty: chosen for you.")
+    runs_dir: str = _tracking("runs", "Folder that receives the run's local files.")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            checked = _checked(field, getattr(self, field.name))
-            object.__setattr__(self, field.name, checked)
-        for flag, value in (("--dataset", self.dataset), ("--runs-dir", self.runs_dir)):
-            if not value.strip():
-                raise UsageError(f"{flag} is empty.", "Give a value, or leave the option out.")
-        if self.val_fraction + self.test_fraction >= 0.95:
-            raise UsageError(
-                f"--val-fraction {_exact(self.val_fraction)} and --test-fraction"
-                f" {_exact(self.test_fraction)} leave too little to train on.",
-                "Choose values whose sum is below 0.95.",
-            )
-        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
-            raise UsageError(
-                "Nesterov momentum needs a momentum above 0.",
-                "Pass --nesterov false, or a --momentum such as 0.9.",
-            )
-        if self.crop_padding and not self.random_crop:
-            raise UsageError(
-                "--crop-padding does nothing with --random-crop false.", "Drop one of the two."
-            )
-        if self.early_stopping_patience and self.val_fraction == 0:
-            raise UsageError(
-                "--early-stopping-patience needs validation images, but --val-fraction is 0.",
-                "Drop one of the two options.",
-            )
+            object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
+        _refuse_contradictions(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parameters as a plain dictionary, in the order of their definition."""
@@ -295,34 +316,27 @@ class TrainConfig:
         return {name: value for name, value in self.to_dict().items() if value != recipe[name]}
 
 
-def option_of(field: "dataclasses.Field[Any]") -> Option:
-    """Return the `Option` of one of `TrainConfig`'s fields."""
-    option = field.metadata["option"]
-    assert isinstance(option, Option)
-    return option
-
-
-_KINDS: dict[Any, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-}
-
-
-def _checked(field: "dataclasses.Field[Any]", value: Any) -> Any:
-    """Return ``value`` as the field's type, or say what is wrong with it."""
-    flag = "--" + field.name.replace("_", "-")
-    option = option_of(field)
-    if type(value) is not field.type and not (field.type is float and type(value) is int):
-        raise UsageError(f"{flag} takes {_KINDS[field.type]}, not {value!r}.")
-    if option.choices and value not in option.choices:
+def _refuse_contradictions(config: TrainConfig) -> None:
+    for flag, value in (("--dataset", config.dataset), ("--runs-dir", config.runs_dir)):
+        if not value.strip():
+            raise UsageError(f"{flag} is empty.", "Give a value, or leave the option out.")
+    if config.val_fraction + config.test_fraction >= 0.95:
         raise UsageError(
-            f"{flag} '{value}' is unknown.{nearest(str(value), option.choices)}",
-            f"Choose one of: {option.range_text}.",
+            f"--val-fraction {exact(config.val_fraction)} and --test-fraction"
+            f" {exact(config.test_fraction)} leave too little to train on.",
+            "Choose values whose sum is below 0.95.",
         )
-    if isinstance(value, int | float) and not option.minimum <= value <= option.maximum:
+    if config.optimizer == "sgd" and config.nesterov and config.momentum == 0:
         raise UsageError(
-            f"{flag} {_exact(value)} is out of range.", f"It takes {option.range_text}."
+            "Nesterov momentum needs a momentum above 0.",
+            "Pass --nesterov false, or a --momentum such as 0.9.",
         )
-    return float(value) if field.type is float else value
+    if config.crop_padding and not config.random_crop:
+        raise UsageError(
+            "--crop-padding does nothing with --random-crop false.", "Drop one of the two."
+        )
+    if config.early_stopping_patience and config.val_fraction == 0:
+        raise UsageError(
+            "--early-stopping-patience needs validation images, but --val-fraction is 0.",
+            "Drop one of the two options.",
+        )

@@ -35,6 +35,15 @@ NORMALIZATIONS = {
     "unit": "pixels from 0 to 1",
 }
 
+LOSSES = {
+    "cross-entropy": "the negative logarithm of the true class's probability",
+    "focal": "cross-entropy that counts what is right already less (focus 2), for imbalance",
+    "binary-cross-entropy": "one yes-or-no question for each class",
+}
+
+# Metrics that the best epoch can be best in; all but the loss are better when higher.
+MONITORS = ("val/accuracy", "val/loss", "val/precision", "val/recall", "val/f1")
+
 
 @dataclass(frozen=True)
 class Recipe:

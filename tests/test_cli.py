@@ -19,7 +19,8 @@ from PIL import Image
 
 from imgclf import __version__
 from imgclf.cli import main
-from imgclf.config import TrainConfig, option_of
+from imgclf.config import TrainConfig
+from imgclf.options import option_of
 from imgclf.recipes import DATASETS, MODELS
 
 COMMANDS = sorted(main.commands)

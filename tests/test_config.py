@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from imgclf.config import TrainConfig, option_of
+from imgclf.config import TrainConfig
 from imgclf.errors import UsageError
+from imgclf.options import option_of
 
 FIELDS = dataclasses.fields(TrainConfig)
 NAMES = [field.name for field in FIELDS]

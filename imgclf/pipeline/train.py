@@ -1,46 +1,32 @@
 """Training, from a configuration to a run that MLflow holds whole."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imgclf import __version__
-from imgclf.card import ModelCard
 from imgclf.config import AUTO, TrainConfig
 from imgclf.data.augment import Augmentation
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.loader import TrainLoader
 from imgclf.data.splits import Split
-from imgclf.evaluation import figures
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.metrics import Metrics, compute_metrics
-from imgclf.evaluation.report import write_csv, write_report
 from imgclf.models import ImageClassifier, create_classifier
 from imgclf.pipeline.data import load_and_split
+from imgclf.pipeline.inputs import num_parameters, record_inputs
+from imgclf.pipeline.outcome import record_outcome
+from imgclf.pipeline.run import History, Run
 from imgclf.progress import TrainingDisplay, print_start, say
-from imgclf.tracking.environment import environment_tags
-from imgclf.tracking.identity import (
-    DATASET_DIGEST_TAG,
-    DATASET_TAG,
-    EPOCHS_TAG,
-    MODEL_TAG,
-    SPLIT_DIGEST_TAG,
-    create_identity,
-)
+from imgclf.tracking.identity import create_identity
 from imgclf.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
 from imgclf.training.device import Compute, choose_compute
 from imgclf.training.loop import EpochEnd, Snapshot, TrainState, train_epochs
 from imgclf.training.selection import Selection
-from imgclf.training.weights import load_weights, save_weights
-
-# Metric name -> (epoch, value) pairs.
-History = dict[str, list[tuple[int, float]]]
+from imgclf.training.weights import save_weights
 
 
 @dataclass(frozen=True)
@@ -65,18 +51,6 @@ class TrainResult:
     not_sent: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A run in progress: what every stage of it needs."""
-
-    config: TrainConfig
-    compute: Compute
-    dataset: ImageDataset
-    split: Split
-    tracker: Tracker
-    folder: Path
-
-
 def train(config: TrainConfig | None = None) -> TrainResult:
     """Train a classifier, and record the whole run in MLflow and in its local folder.
 
@@ -92,15 +66,15 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     dataset, split = load_and_split(config)
     config = _resolve(config, compute, dataset)
     model = create_model(config, dataset, split)
-    print_start(config, compute, dataset, split, _num_parameters(model))
+    print_start(config, compute, dataset, split, num_parameters(model))
     identity = create_identity(Path(config.runs_dir), "train", config.run_name, config.experiment)
     folder = Path(identity.folder)
     tracker = Tracker(identity, folder)
     try:
-        run = _Run(config, compute, dataset, split, tracker, folder)
-        _record_inputs(run, model)
+        run = Run(config, compute, dataset, split, tracker, folder)
+        record_inputs(run, model)
         selection, history = _fit(run, model)
-        metrics = _evaluate(run, model, selection, history)
+        metrics = record_outcome(run, model, selection, history)
     except BaseException as error:
         _end_early(tracker, error)
         raise
@@ -169,59 +143,7 @@ def _resolve(config: TrainConfig, compute: Compute, dataset: ImageDataset) -> Tr
     )
 
 
-def _record_inputs(run: _Run, model: ImageClassifier) -> None:
-    """Log what the run starts from: parameters, data, split, environment."""
-    config, dataset, split, tracker = run.config, run.dataset, run.split, run.tracker
-    tracker.parameters(config.to_dict())
-    tracker.tags(
-        {
-            DATASET_TAG: dataset.name,
-            DATASET_DIGEST_TAG: dataset.digest,
-            SPLIT_DIGEST_TAG: split.digest,
-            MODEL_TAG: config.model,
-            "imgclf.parameters": str(_num_parameters(model)),
-            **environment_tags(run.compute.device_name, config),
-        }
-    )
-    size = dataset.preprocessing
-    profile = {
-        "images": len(dataset),
-        "classes": len(dataset.classes),
-        "input": [size.height, size.width, size.channels],
-        "unreadable": len(dataset.unreadable),
-    }
-    tracker.dataset(dataset.name, dataset.digest, "training", dataset.source, profile)
-    seeded = {**split.sizes, "split_seed": config.split_seed}
-    tracker.dataset(f"{dataset.name}-split", split.digest, "split", dataset.source, seeded)
-    if config.recipe:
-        tracker.tags({"imgclf.recipe_overrides": json.dumps(_overrides(config))})
-    (run.folder / "model").mkdir()
-    (run.folder / "model" / "config.json").write_text(config.to_json(), encoding="utf-8")
-    _write_split(run.folder / "split.csv", dataset, split)
-    tracker.artifact("split.csv", "data")
-
-
-def _overrides(config: TrainConfig) -> dict[str, Any]:
-    """Return what was given over the recipe; what only describes the machine is left out."""
-    resolved = {"recipe", "device", "precision", "threads", "data_dir", "runs_dir"}
-    return {name: value for name, value in config.overridden().items() if name not in resolved}
-
-
-def _num_parameters(model: ImageClassifier) -> int:
-    return sum(weight.numel() for weight in model.parameters())
-
-
-def _write_split(path: Path, dataset: ImageDataset, split: Split) -> None:
-    rows = [
-        [dataset.names[position], dataset.classes[dataset.labels[position]], part]
-        for part, positions in split.parts.items()
-        for position in positions
-    ]
-    rows += [[name, "", f"unreadable: {reason}"] for name, reason in dataset.unreadable]
-    write_csv(path, ["image", "label", "split"], rows)
-
-
-def _fit(run: _Run, model: ImageClassifier) -> tuple[Selection, History]:
+def _fit(run: Run, model: ImageClassifier) -> tuple[Selection, History]:
     """Train; keep the best epoch's weights in ``model/weights.safetensors``."""
     config, dataset, split = run.config, run.dataset, run.split
     size = dataset.preprocessing
@@ -261,7 +183,7 @@ def _fit(run: _Run, model: ImageClassifier) -> tuple[Selection, History]:
     return selection, history
 
 
-def _validate(run: _Run, state: TrainState, images: NDArray[np.uint8]) -> Metrics | None:
+def _validate(run: Run, state: TrainState, images: NDArray[np.uint8]) -> Metrics | None:
     if not len(images):
         return None
     logits = predict_logits(state.selected_model, images, run.compute.device)
@@ -283,47 +205,3 @@ def _epoch_metrics(end: EpochEnd, validation: Metrics | None) -> dict[str, float
         "images_per_second": end.images_per_second,
     }
     return metrics if validation is None else metrics | validation.scalars("val")
-
-
-def _evaluate(
-    run: _Run, model: ImageClassifier, selection: Selection, history: History
-) -> dict[str, float]:
-    """Test the selected weights once, and record them with all that shows how good they are."""
-    dataset, tracker, folder = run.dataset, run.tracker, run.folder
-    load_weights(model, folder / "model" / "weights.safetensors")
-    images, labels = dataset.inputs(run.split.test), dataset.labels[run.split.test]
-    logits = predict_logits(model, images, run.compute.device)
-    test = compute_metrics(logits, labels)
-    metrics = selection.metrics() | test.scalars("test")
-    tracker.metrics({}, step=0, summary=metrics)
-    tracker.tags({EPOCHS_TAG: str(selection.last_epoch)})
-
-    card = _card(run, model, metrics)
-    (folder / "model" / "card.json").write_text(card.to_json() + "\n", encoding="utf-8")
-    names = [dataset.names[position] for position in run.split.test]
-    write_report(folder / "test", images, names, labels, logits, dataset.classes, test)
-    best_epoch = selection.best_epoch if len(run.split.val) else None
-    figures.save(figures.curves(history, best_epoch=best_epoch), folder / "curves.png")
-    for path, artifact_folder in (("model", "model"), ("test", "test"), ("curves.png", "")):
-        tracker.artifact(path, artifact_folder)
-    return metrics
-
-
-def _card(run: _Run, model: ImageClassifier, metrics: dict[str, float]) -> ModelCard:
-    provenance = {
-        "run_id": run.folder.name,
-        "dataset": run.dataset.name,
-        "dataset_digest": run.dataset.digest,
-        "split_digest": run.split.digest,
-        "model": run.config.model,
-        "imgclf": __version__,
-        "torch": torch.__version__,
-    }
-    return ModelCard(
-        classes=run.dataset.classes,
-        preprocessing=run.dataset.preprocessing,
-        mean=tuple(model.mean.flatten().tolist()),
-        std=tuple(model.std.flatten().tolist()),
-        provenance=provenance,
-        metrics=metrics,
-    )

@@ -1,0 +1,72 @@
+"""What a run starts from, recorded before its first step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from imgclf.config import TrainConfig
+from imgclf.data.dataset import ImageDataset
+from imgclf.data.splits import Split
+from imgclf.evaluation.report import write_csv
+from imgclf.models import ImageClassifier
+from imgclf.pipeline.run import Run
+from imgclf.tracking.environment import environment_tags
+from imgclf.tracking.identity import (
+    DATASET_DIGEST_TAG,
+    DATASET_TAG,
+    MODEL_TAG,
+    SPLIT_DIGEST_TAG,
+)
+
+
+def record_inputs(run: Run, model: ImageClassifier) -> None:
+    """Log what the run starts from: parameters, data, split, environment."""
+    config, dataset, split, tracker = run.config, run.dataset, run.split, run.tracker
+    tracker.parameters(config.to_dict())
+    tracker.tags(
+        {
+            DATASET_TAG: dataset.name,
+            DATASET_DIGEST_TAG: dataset.digest,
+            SPLIT_DIGEST_TAG: split.digest,
+            MODEL_TAG: config.model,
+            "imgclf.parameters": str(num_parameters(model)),
+            **environment_tags(run.compute.device_name, config),
+        }
+    )
+    size = dataset.preprocessing
+    profile = {
+        "images": len(dataset),
+        "classes": len(dataset.classes),
+        "input": [size.height, size.width, size.channels],
+        "unreadable": len(dataset.unreadable),
+    }
+    tracker.dataset(dataset.name, dataset.digest, "training", dataset.source, profile)
+    seeded = {**split.sizes, "split_seed": config.split_seed}
+    tracker.dataset(f"{dataset.name}-split", split.digest, "split", dataset.source, seeded)
+    if config.recipe:
+        tracker.tags({"imgclf.recipe_overrides": json.dumps(_overrides(config))})
+    (run.folder / "model").mkdir()
+    (run.folder / "model" / "config.json").write_text(config.to_json(), encoding="utf-8")
+    _write_split(run.folder / "split.csv", dataset, split)
+    tracker.artifact("split.csv", "data")
+
+
+def _overrides(config: TrainConfig) -> dict[str, Any]:
+    """Return what was given over the recipe; what only describes the machine is left out."""
+    resolved = {"recipe", "device", "precision", "threads", "data_dir", "runs_dir"}
+    return {name: value for name, value in config.overridden().items() if name not in resolved}
+
+
+def num_parameters(model: ImageClassifier) -> int:
+    """Return the number of trained weights."""
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def _write_split(path: Path, dataset: ImageDataset, split: Split) -> None:
+    rows = [
+        [dataset.names[position], dataset.classes[dataset.labels[position]], part]
+        for part, positions in split.parts.items()
+        for position in positions
+    ]
+    rows += [[name, "", f"unreadable: {reason}"] for name, reason in dataset.unreadable]
+    write_csv(path, ["image", "label", "split"], rows)
