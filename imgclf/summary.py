@@ -154,7 +154,13 @@ def print_models() -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from imgclf.models import InputShape, create_network, smallest_input
+    from imgclf.models import (
+        InputShape,
+        NetworkSettings,
+        create_network,
+        designed_norm_layer,
+        smallest_input,
+    )
 
     shape = InputShape(3, 32, 32)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -163,7 +169,8 @@ def print_models() -> None:
         table.add_column(title, justify="right")
     table.add_column("what it is")
     for name, meaning in MODELS.items():
-        network = create_network(name, shape, 10, 0.0).eval()
+        settings = NetworkSettings(10, 0.0, designed_norm_layer(name))
+        network = create_network(name, shape, settings).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(torch.zeros(1, *shape))
         parameters = sum(weight.numel() for weight in network.parameters())

@@ -91,12 +91,7 @@ def export(
         card = ModelCard.from_json((folder / "card.json").read_text(encoding="utf-8"))
         _refuse_other_model(target, card)
         model = create_classifier(
-            config.model,
-            card.preprocessing,
-            len(card.classes),
-            config.dropout,
-            card.mean,
-            card.std,
+            config, card.preprocessing, len(card.classes), card.mean, card.std
         )
         load_weights(model, folder / "weights.safetensors")
     say(f"exporting run {chosen.run_id} ({chosen.dataset}, {chosen.model})")

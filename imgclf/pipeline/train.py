@@ -15,7 +15,7 @@ from imgclf.data.loader import TrainLoader
 from imgclf.data.splits import Split
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.metrics import Metrics, compute_metrics
-from imgclf.models import ImageClassifier, create_classifier
+from imgclf.models import ImageClassifier, create_classifier, designed_norm_layer
 from imgclf.pipeline.data import load_and_split
 from imgclf.pipeline.inputs import num_parameters, record_inputs
 from imgclf.pipeline.outcome import record_outcome
@@ -104,9 +104,7 @@ def create_model(config: TrainConfig, dataset: ImageDataset, split: Split) -> Im
     """Build the classifier with fresh weights, drawn from the seed, on the CPU."""
     mean, std = _normalization(config.normalization, dataset, split)
     torch.manual_seed(config.seed)
-    return create_classifier(
-        config.model, dataset.preprocessing, len(dataset.classes), config.dropout, mean, std
-    )
+    return create_classifier(config, dataset.preprocessing, len(dataset.classes), mean, std)
 
 
 def _normalization(
@@ -133,10 +131,13 @@ def _normalization(
 def _resolve(config: TrainConfig, compute: Compute, dataset: ImageDataset) -> TrainConfig:
     """Replace every ``auto`` by what it came to, so that the record can be read on its own."""
     automatic = "digits-cnn" if config.dataset == "digits" else "small-cnn"
+    model = automatic if config.model == AUTO else config.model
+    norm_layer = designed_norm_layer(model) if config.norm_layer == AUTO else config.norm_layer
     return dataclasses.replace(
         config,
         dataset=dataset.source if dataset.files else config.dataset,
-        model=automatic if config.model == AUTO else config.model,
+        model=model,
+        norm_layer=norm_layer,
         device=compute.device.type,
         precision=compute.precision_name,
         threads=compute.threads,
@@ -152,13 +153,13 @@ def _fit(run: Run, model: ImageClassifier) -> tuple[Selection, History]:
     loader = TrainLoader(
         stored[split.train],
         dataset.labels[split.train],
-        config.batch_size,
+        len(dataset.classes),
         augmentation,
-        config.seed,
+        config,
         run.compute.device,
     )
     state = TrainState.start(model, config, run.compute)
-    selection = Selection()
+    selection = Selection(config.monitor)
     history: History = {}
     # Gathered once: they are the same in every epoch.
     val_images = dataset.inputs(split.val)
@@ -194,7 +195,7 @@ def _select(selection: Selection, end: EpochEnd, validation: Metrics | None) -> 
     if validation is None:
         selection.keep_last(end.epoch)
         return True
-    return selection.update(end.epoch, validation.accuracy, validation.loss)
+    return selection.update(end.epoch, validation.scalars("val"))
 
 
 def _epoch_metrics(end: EpochEnd, validation: Metrics | None) -> dict[str, float]:
