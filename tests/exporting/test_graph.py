@@ -11,7 +11,9 @@ from imgclf.exporting.graph import build_onnx, write_onnx
 from imgclf.models import (
     ImageClassifier,
     InputShape,
+    NetworkSettings,
     create_network,
+    designed_norm_layer,
     network_names,
 )
 
