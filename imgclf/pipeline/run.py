@@ -5,6 +5,7 @@ from pathlib import Path
 
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
+from imgclf.data.scan import Scan
 from imgclf.data.splits import Split
 from imgclf.tracking.tracker import Tracker
 from imgclf.training.device import Compute
@@ -21,5 +22,6 @@ class Run:
     compute: Compute
     dataset: ImageDataset
     split: Split
+    scan: Scan
     tracker: Tracker
     folder: Path

@@ -12,6 +12,7 @@ from imgclf.config import AUTO, TrainConfig
 from imgclf.data.augment import Augmentation
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.loader import TrainLoader
+from imgclf.data.scan import scan_dataset
 from imgclf.data.splits import Split
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.metrics import Metrics, compute_metrics
@@ -66,12 +67,13 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     dataset, split = load_and_split(config)
     config = _resolve(config, compute, dataset)
     model = create_model(config, dataset, split)
-    print_start(config, compute, dataset, split, num_parameters(model))
+    scan = scan_dataset(dataset, split)
+    print_start(config, compute, dataset, split, scan, num_parameters(model))
     identity = create_identity(Path(config.runs_dir), "train", config.run_name, config.experiment)
     folder = Path(identity.folder)
     tracker = Tracker(identity, folder)
     try:
-        run = Run(config, compute, dataset, split, tracker, folder)
+        run = Run(config, compute, dataset, split, scan, tracker, folder)
         record_inputs(run, model)
         selection, history = _fit(run, model)
         metrics = record_outcome(run, model, selection, history)
