@@ -18,10 +18,13 @@ class Batch:
     Attributes:
         images: uint8 [batch, height, width, channels].
         labels: int64 [batch].
+        targets: what the loss asks for. The labels; or, where images are mixed, the probability
+            of each class, float32 [batch, classes].
     """
 
     images: Tensor
     labels: Tensor
+    targets: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -37,6 +40,7 @@ class TrainLoader:
         augmentation: what is done to each image.
         seed: fixes every order and every draw.
         device: where the images live.
+        num_classes: columns of the targets where images are mixed.
     """
 
     def __init__(
@@ -47,11 +51,13 @@ class TrainLoader:
         augmentation: Augmentation,
         seed: int,
         device: torch.device,
+        num_classes: int,
     ) -> None:
         self._images = augmentation.pad(torch.from_numpy(images).to(device))
         self._labels = torch.from_numpy(labels).to(device)
         self._augmentation = augmentation
         self._seed = seed
+        self._num_classes = num_classes
         self._bounds = _batch_bounds(len(labels), batch_size)
 
     @property
@@ -72,7 +78,11 @@ class TrainLoader:
         for start, end in self._bounds:
             chosen = indices[start:end]
             images = self._augmentation.apply(self._images, chosen, draws)
-            yield Batch(images, self._labels[chosen])
+            labels = self._labels[chosen]
+            images, targets = self._augmentation.mix(
+                images, labels, chosen, draws, self._num_classes
+            )
+            yield Batch(images, labels, targets)
 
 
 def _batch_bounds(num_images: int, batch_size: int) -> list[tuple[int, int]]:

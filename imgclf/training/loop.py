@@ -108,7 +108,7 @@ def train_epochs(
 
             with _autocast(compute):
                 logits = state.model(batch.images)
-                loss = cross_entropy(logits, batch.labels, label_smoothing=config.label_smoothing)
+                loss = cross_entropy(logits, batch.targets, label_smoothing=config.label_smoothing)
             state.optimizer.zero_grad()
             state.scaler.scale(loss).backward()
             state.scaler.step(state.optimizer)

@@ -23,7 +23,7 @@ def positions_of(images: torch.Tensor) -> list[int]:
 def loader_of(number: int, batch_size: int, seed: int = 0) -> TrainLoader:
     labels = (np.arange(number) * 7 % 5).astype(np.int64)
     plain = Augmentation(1, 2, False, 0, False)
-    return TrainLoader(numbered(number), labels, batch_size, plain, seed, CPU)
+    return TrainLoader(numbered(number), labels, batch_size, plain, seed, CPU, 5)
 
 
 def order_of(loader: TrainLoader, epoch: int) -> list[int]:
@@ -88,7 +88,7 @@ def test_batches_hold_the_epochs_augmented_pixels() -> None:
     images = generator.integers(0, 256, (50, 7, 9, 3), dtype=np.uint8)
     labels = np.arange(50, dtype=np.int64)
     augmentation = Augmentation(6, 6, True, 1, True)
-    loader = TrainLoader(images, labels, 8, augmentation, 4, CPU)
+    loader = TrainLoader(images, labels, 8, augmentation, 4, CPU, 50)
     padded = augmentation.pad(torch.from_numpy(images))
     draws = augmentation.draw(padded, 4, 3)
     for batch in loader.epoch(3):
@@ -101,7 +101,8 @@ def test_training_images_stay_as_they_were() -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 1), dtype=np.uint8)
     before = images.copy()
     augmentation = Augmentation(6, 6, True, 2, True)
-    for batch in TrainLoader(images, np.zeros(20, np.int64), 8, augmentation, 0, CPU).epoch(1):
+    loader = TrainLoader(images, np.zeros(20, np.int64), 8, augmentation, 0, CPU, 2)
+    for batch in loader.epoch(1):
         batch.images.zero_()
     np.testing.assert_array_equal(images, before)
 

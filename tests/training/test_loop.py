@@ -36,7 +36,8 @@ def some_digits(number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 def loader_of(config: TrainConfig, number: int) -> TrainLoader:
     augmentation = Augmentation.from_config(config, 8, 8)
-    return TrainLoader(*some_digits(number), config.batch_size, augmentation, config.seed, CPU)
+    digits = some_digits(number)
+    return TrainLoader(*digits, config.batch_size, augmentation, config.seed, CPU, 10)
 
 
 def digits_cnn(config: TrainConfig) -> nn.Module:
