@@ -83,28 +83,23 @@ class TrainConfig:
         choices=tuple(NORMALIZATIONS),
     )
     random_crop: bool = _augmentation(
-        True,
-        "Train on random windows where the stored images are larger than the input (or on those of"
-        " --random-resized-crop).",
+        True, "Train on random windows where the stored images are larger than the input."
     )
     crop_padding: int = _augmentation(
-        0,
-        "Pad each side by so many black pixels before a random crop.",
-        minimum=0,
-        maximum=256,
+        0, "Pad each side by so many black pixels before a random crop.", minimum=0, maximum=256
     )
     horizontal_flip: bool = _augmentation(False, "Mirror half of the images left to right.")
     random_resized_crop: float = _augmentation(
         0.0,
         "Train on random parts of the image, resized to the input, of at least this share of its"
-        " area (Inception's crop; 0.35 is a start for photographs); 0: off.",
+        " area, instead of --random-crop (Inception's crop; 0.35 is a start for photographs); 0:"
+        " off.",
         minimum=0.0,
         maximum=1.0,
     )
     rotation: float = _augmentation(
         0.0,
-        "Turn each image by a random angle of at most so many degrees either way, with black"
-        " corners.",
+        "Turn each image by at most so many degrees either way; what is then empty is black.",
         minimum=0.0,
         maximum=180.0,
     )
@@ -117,8 +112,7 @@ class TrainConfig:
     )
     hue: float = _augmentation(
         0.0,
-        "Shift the hue of colour images by a random share of the colour circle, at most this either"
-        " way.",
+        "Shift the hue of colour images either way by at most this share of the colour circle.",
         minimum=0.0,
         maximum=0.5,
     )

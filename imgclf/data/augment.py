@@ -225,7 +225,7 @@ class Augmentation:
     def mix(
         self, images: Tensor, labels: Tensor, indices: Tensor, draws: Draws, num_classes: int
     ) -> tuple[Tensor, Tensor]:
-        """Mix each image of a batch, and its label, with the one before it; the first with the last.
+        """Mix each image of a batch and its label with the one before; the first with the last.
 
         Args:
             images: uint8 [batch, height, width, channels], as `apply` gives them.

@@ -3,6 +3,8 @@
 Every function takes and gives a whole batch, with one row of parameters per image.
 """
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 _ASPECT_RATIOS = 3 / 4, 4 / 3
+_LOG_ASPECT_RATIOS = math.log(3 / 4), math.log(4 / 3)
 _ATTEMPTS = 10
 
 
@@ -86,7 +89,7 @@ def draw_inception_windows(
     open_rows = np.arange(number)
     for _ in range(_ATTEMPTS):
         area = generator.uniform(smallest_area, 1.0, len(open_rows)) * height * width
-        aspect_ratio = np.exp(generator.uniform(*np.log(_ASPECT_RATIOS), len(open_rows)))
+        aspect_ratio = np.exp(generator.uniform(*_LOG_ASPECT_RATIOS, len(open_rows)))
         sides = np.sqrt([area / aspect_ratio, area * aspect_ratio]).T
         drawn = np.rint(sides).astype(np.int64)
         fits = ((drawn > 0) & (drawn <= stored)).all(axis=1)
