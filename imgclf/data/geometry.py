@@ -61,7 +61,8 @@ def resized_crop(
     of_rows = _interpolation(top, window[:, 0], upright, images.shape[1])
     of_columns = _interpolation(left, window[:, 1], mirrored, images.shape[2])
     resized = torch.einsum("byh,bhwc->bywc", of_rows, images.float())
-    return torch.einsum("bxw,bywc->byxc", of_columns, resized).round_().to(torch.uint8)
+    resized = torch.einsum("bxw,bywc->byxc", of_columns, resized)
+    return resized.round_().to(torch.uint8).contiguous()
 
 
 def draw_inception_windows(
