@@ -151,7 +151,8 @@ def _fit(run: Run, model: ImageClassifier) -> tuple[Selection, History]:
     config, dataset, split = run.config, run.dataset, run.split
     size = dataset.preprocessing
     augmentation = Augmentation.from_config(config, size.height, size.width)
-    stored = dataset.images if augmentation.random_crop else dataset.inputs(slice(None))
+    whole = augmentation.reads_beyond_the_centre
+    stored = dataset.images if whole else dataset.inputs(slice(None))
     loader = TrainLoader(
         stored[split.train],
         dataset.labels[split.train],
