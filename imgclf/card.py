@@ -37,6 +37,9 @@ class Preprocessing:
         """For images that already have the input's size."""
         return cls(height, width, channels, height, width)
 
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width} {'grey' if self.channels == 1 else 'colour'}"
+
     def __post_init__(self) -> None:
         sizes = (self.height, self.width, self.resize_height, self.resize_width)
         if any(type(size) is not int or not 1 <= size <= 8192 for size in sizes):

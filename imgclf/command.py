@@ -22,7 +22,7 @@ CONTEXT_SETTINGS = {
 class Group(click.Group):
     """Shows a person's mistake as one line with a hint, never as a traceback."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: D102
         try:
             return super().invoke(ctx)
         except ImgclfError as error:
@@ -77,7 +77,7 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
 class ConfigCommand(click.Command):
     """Lists the options of `TrainConfig` under its groups."""
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
         groups = {field.name: option_of(field).group for field in dataclasses.fields(TrainConfig)}
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):

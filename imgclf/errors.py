@@ -1,5 +1,21 @@
 """What a person reads when something goes wrong."""
 
+from collections.abc import Sequence
+
+MOST_SHOWN = 10
+
+
+def some_of(lines: Sequence[str], most: int = MOST_SHOWN) -> str:
+    """Return the first lines, indented, and how many more there are.
+
+    What is not UTF-8 in a file's name is written as Python shows it.
+    """
+    shown = [f"  {line.encode('utf-8', 'backslashreplace').decode()}" for line in lines]
+    del shown[most:]
+    if len(lines) > len(shown):
+        shown.append(f"  and {len(lines) - len(shown):,} more")
+    return "\n".join(shown)
+
 
 class ImgclfError(Exception):
     """A failure that the person can understand and mend; shown without a traceback.

@@ -183,12 +183,15 @@ class Predictor:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the image files below a folder, by name; hidden ones are left out."""
+    """Return the image files below a folder, by name; hidden ones are left out.
+
+    A link to nothing is among them: whoever reads it will name it.
+    """
     return sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in SUFFIXES
-        and path.is_file()
+        and (path.is_file() or (path.is_symlink() and not path.exists()))
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
 

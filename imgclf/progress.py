@@ -14,8 +14,8 @@ from rich.progress import (
 
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
-from imgclf.data.files import SHOWN_PROBLEMS
-from imgclf.data.splits import Split, missing_classes
+from imgclf.data.scan import Scan
+from imgclf.data.splits import Split
 from imgclf.evaluation.metrics import Metrics
 from imgclf.training.device import Compute
 from imgclf.training.loop import EpochEnd, Snapshot
@@ -27,22 +27,25 @@ def say(text: str) -> None:
 
 
 def print_start(
-    config: TrainConfig, compute: Compute, dataset: ImageDataset, split: Split, parameters: int
+    config: TrainConfig,
+    compute: Compute,
+    dataset: ImageDataset,
+    split: Split,
+    scan: Scan,
+    parameters: int,
 ) -> None:
     """Print what a run is about to do: data, network, optimiser, device.
 
     Args:
         config: resolved.
         compute: the hardware settings in use.
-        dataset, split: the images.
+        dataset, split, scan: the images.
         parameters: the network's number of weights.
     """
-    size = dataset.preprocessing
-    colour = "grey" if size.channels == 1 else "colour"
     parts = ", ".join(f"{count:,} {part}" for part, count in split.sizes.items() if count)
     lines = [
         f"{dataset.name}: {len(dataset):,} images, {len(dataset.classes)} classes,"
-        f" {size.height}x{size.width} {colour}; {parts}",
+        f" {dataset.preprocessing}; {parts}",
         f"{config.model}: {parameters:,} parameters; batch size {config.batch_size}",
         f"{config.optimizer}: learning rate {config.learning_rate:g}, {config.schedule}, weight"
         f" decay {config.weight_decay:g}",
@@ -50,13 +53,7 @@ def print_start(
     ]
     if compute.note:
         lines.append(f"Note: {compute.note}")
-    for part, classes in missing_classes(dataset, split).items():
-        lines.append(f"Note: the {part} images lack the classes: {', '.join(classes)}")
-    if dataset.unreadable:
-        lines.append(f"Note: {len(dataset.unreadable)} unreadable image(s) are left out:")
-        lines += [f"  {name}: {reason}" for name, reason in dataset.unreadable[:SHOWN_PROBLEMS]]
-        if len(dataset.unreadable) > SHOWN_PROBLEMS:
-            lines.append(f"  and {len(dataset.unreadable) - SHOWN_PROBLEMS} more, see split.csv")
+    lines += [f"Note: {note}" for note in scan.notes()]
     say("\n".join([*lines, ""]))
 
 

@@ -27,6 +27,7 @@ MODELS = {
     "mnist-cnn": "two 3x3 convolutions and a dense layer of 128, as published for MNIST",
     "fashion-cnn": "three convolutions of 5x5, 4x4 and 3x3 and a dense layer of 512",
     "cifar10-cnn": "two 3x3 convolutions and a dense layer of 512, with dropout",
+    "resnet20": "nine residual blocks of 16, 32 and 64 filters, for photographs",
 }
 
 NORMALIZATIONS = {

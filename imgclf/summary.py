@@ -132,28 +132,24 @@ def print_runs(runs: Sequence[TrainRun]) -> None:
 
 
 def print_dataset(dataset: "ImageDataset", split: "Split") -> None:
-    """Print what a data set holds: images per class and part, sizes, what is missing."""
-    from imgclf.data.splits import missing_classes
+    """Print what a data set holds: images per class and part, sizes, what is amiss."""
+    from imgclf.data.scan import scan_dataset
 
-    size = dataset.preprocessing
-    colour = "grey" if size.channels == 1 else "colour"
     click.echo(
         f"{dataset.name}: {len(dataset):,} images, {len(dataset.classes)} classes; the network"
-        f" reads {size.height}x{size.width} {colour}"
+        f" reads {dataset.preprocessing}"
     )
+    scan = scan_dataset(dataset, split)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("class")
     for part in split.sizes:
         table.add_column(part, justify="right")
-    for label, name in enumerate(dataset.classes):
-        counts = [int((dataset.labels[part] == label).sum()) for part in split.parts.values()]
-        table.add_row(name, *(f"{count:,}" for count in counts))
+    for name, counts in scan.counts.items():
+        table.add_row(name, *(f"{count:,}" for count in counts.values()))
     table.add_row("all", *(f"{count:,}" for count in split.sizes.values()), style="bold")
     Console(highlight=False, markup=False).print(table)
-    for part, classes in missing_classes(dataset, split).items():
-        click.echo(f"the {part} images lack the classes: {', '.join(classes)}")
-    for name, reason in dataset.unreadable:
-        click.echo(f"unreadable: {name}: {reason}")
+    for note in scan.notes(most=len(dataset) + len(dataset.unreadable)):
+        click.echo(note)
     click.echo(f"digest {dataset.digest[:12]}, split {split.digest[:12]}")
 
 
@@ -178,7 +174,13 @@ def print_models() -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from imgclf.models import InputShape, create_network, smallest_input
+    from imgclf.models import (
+        InputShape,
+        NetworkSettings,
+        create_network,
+        designed_norm_layer,
+        smallest_input,
+    )
 
     shape = InputShape(3, 32, 32)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -187,7 +189,8 @@ def print_models() -> None:
         table.add_column(title, justify="right")
     table.add_column("what it is")
     for name, meaning in MODELS.items():
-        network = create_network(name, shape, 10, 0.0).eval()
+        settings = NetworkSettings(10, 0.0, designed_norm_layer(name))
+        network = create_network(name, shape, settings).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(torch.zeros(1, *shape))
         parameters = sum(weight.numel() for weight in network.parameters())

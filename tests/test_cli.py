@@ -388,7 +388,7 @@ def test_datasets_names_every_unreadable_image(digit_files: Path, tmp_path: Path
     assert result.exit_code == 1
     result = CliRunner().invoke(main, ["datasets", str(root), "--max-bad-images", "1"])
     assert result.exit_code == 0
-    assert result.output.count("unreadable: 0/") == 20
+    assert result.output.count("\n  0/") == 20
 
 
 def test_models_lists_every_network_with_its_size():

@@ -29,6 +29,8 @@ class ImageDataset:
         names: [n] what identifies each image: the path below the root, or its position.
         files: [n] the image files; empty where the images do not come from files.
         preprocessing: from an image file to the network's input.
+        digests: [n] SHA-256 of each image's file, or of its pixels where there is none.
+        sizes: [n] (width, height) in pixels, upright, as published: before resizing.
         digest: SHA-256 of the content: class names, names, labels and bytes of every image.
         source: where it comes from, for people.
         unreadable: name and reason of each image that was left out.
@@ -42,6 +44,8 @@ class ImageDataset:
     names: tuple[str, ...]
     files: tuple[Path, ...]
     preprocessing: Preprocessing
+    digests: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
     digest: str
     source: str
     unreadable: tuple[tuple[str, str], ...] = ()

@@ -7,19 +7,19 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgclf.card import Preprocessing
 from imgclf.data.dataset import ImageDataset, content_digest
-from imgclf.errors import BadImageError, ImgclfError
+from imgclf.errors import BadImageError, ImgclfError, some_of
 from imgclf.preprocess import image_size_of, is_grey, open_image, to_array
 
 LARGEST_OWN_SIZE = 128
 # Stored images are larger than the input by this factor, so that random crops have room.
 CROP_MARGIN = 1.15
-SHOWN_PROBLEMS = 10
 
 
 @dataclass(frozen=True)
@@ -106,17 +106,20 @@ def load_listing(listing: Listing, image_size: int, max_bad_images: float) -> Im
         ImgclfError: too many unreadable images, or a class without a readable one.
     """
     preprocessing = _choose_size(listing.files, image_size)
-    pixels, digests, reasons, grey = _decode_all(listing.files, preprocessing)
+    pixels, outcomes = _decode_all(listing.files, preprocessing)
     unreadable = tuple(
-        (name, reason) for name, reason in zip(listing.names, reasons, strict=True) if reason
+        (name, outcome)
+        for name, outcome in zip(listing.names, outcomes, strict=True)
+        if isinstance(outcome, str)
     )
     _check_unreadable(listing, unreadable, max_bad_images)
+    decoded = [outcome for outcome in outcomes if not isinstance(outcome, str)]
     if unreadable:
-        kept = [position for position, reason in enumerate(reasons) if not reason]
+        kept = [i for i, outcome in enumerate(outcomes) if not isinstance(outcome, str)]
         listing, pixels = listing.keep(kept), pixels[kept]
-        digests = [digests[position] for position in kept]
         _check_classes(listing)
-    if all(grey):
+    digests = tuple(image.digest for image in decoded)
+    if all(image.is_grey for image in decoded):
         pixels = np.ascontiguousarray(pixels[..., :1])
     return ImageDataset(
         name=listing.name,
@@ -127,6 +130,8 @@ def load_listing(listing: Listing, image_size: int, max_bad_images: float) -> Im
         names=listing.names,
         files=listing.files,
         preprocessing=dataclasses.replace(preprocessing, channels=pixels.shape[-1]),
+        digests=digests,
+        sizes=tuple(image.size for image in decoded),
         digest=content_digest(listing.classes, listing.names, listing.labels, digests),
         source=str(listing.source),
         unreadable=unreadable,
@@ -158,37 +163,43 @@ def _common_size(files: Sequence[Path]) -> tuple[int, int] | None:
     return sizes.pop() if sizes else None
 
 
+class _Decoded(NamedTuple):
+    """One decoded file: SHA-256 of its bytes, (width, height), and whether it is free of colour."""
+
+    digest: str
+    size: tuple[int, int]
+    is_grey: bool
+
+
 def _decode_all(
     files: Sequence[Path], preprocessing: Preprocessing
-) -> tuple[NDArray[np.uint8], list[str], list[str], list[bool]]:
+) -> tuple[NDArray[np.uint8], list[_Decoded | str]]:
     """Decode every file at the stored size.
 
     Returns:
-        uint8 [n, resize_height, resize_width, 3]; SHA-256 of each file; for each file the reason
-        why it cannot be read, empty where it can; and whether it is free of colour.
+        uint8 [n, resize_height, resize_width, 3], and what is known of each file, or the reason why
+        it cannot be read.
     """
     height, width = preprocessing.resize_height, preprocessing.resize_width
     stored = Preprocessing.identity(height, width, 3)
     pixels = np.zeros((len(files), height, width, 3), np.uint8)
 
-    def decode(position: int) -> tuple[str, str, bool]:
+    def decode(position: int) -> _Decoded | str:
         try:
             content = files[position].read_bytes()
             image = open_image(content)
             pixels[position] = to_array(image, stored)
         except BadImageError as error:
-            return "", error.message, True
+            return error.message
         except OSError as error:
-            return "", str(error.strerror or error), True
+            return str(error.strerror or error)
         # Resizing can wash a little colour out, so the file itself has the last word.
         grey = is_grey(pixels[position]) and (image.mode == "L" or is_grey(np.asarray(image)))
-        return hashlib.sha256(content).hexdigest(), "", grey
+        return _Decoded(hashlib.sha256(content).hexdigest(), image.size, grey)
 
     # Pillow lets go of the interpreter's lock while it decodes and resizes.
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        outcomes = list(pool.map(decode, range(len(files)), chunksize=1))
-    digests, reasons, grey = (list(column) for column in zip(*outcomes, strict=True))
-    return pixels, digests, reasons, grey
+        return pixels, list(pool.map(decode, range(len(files)), chunksize=1))
 
 
 def _check_unreadable(
@@ -197,12 +208,10 @@ def _check_unreadable(
     total = len(listing.files)
     if len(unreadable) <= max_bad_images * total:
         return
-    shown = [f"  {name}: {reason}" for name, reason in unreadable[:SHOWN_PROBLEMS]]
-    if len(unreadable) > len(shown):
-        shown.append(f"  and {len(unreadable) - len(shown)} more")
+    reasons = [f"{name}: {reason}" for name, reason in unreadable]
     raise ImgclfError(
         f"{len(unreadable)} of {total} images in '{listing.source}' cannot be read, more than"
-        f" {100 * max_bad_images:.3g}% of them:\n" + "\n".join(shown),
+        f" {100 * max_bad_images:.3g}% of them:\n" + some_of(reasons),
         "Repair or remove them, or raise --max-bad-images. All are listed by: imgclf datasets"
         " FOLDER --max-bad-images 1",
     )

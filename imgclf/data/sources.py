@@ -135,6 +135,8 @@ def _from_arrays(name: str, published: Published, source: str) -> ImageDataset:
         names=names,
         files=(),
         preprocessing=Preprocessing.identity(*images.shape[1:]),
+        digests=tuple(digests),
+        sizes=(images.shape[2:0:-1],) * len(images),
         digest=content_digest(classes, names, labels, digests),
         source=source,
     )

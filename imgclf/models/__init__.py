@@ -1,14 +1,23 @@
 """Networks by name, and the classifier that wraps one with its normalisation."""
 
-from imgclf.models import cnn  # noqa: F401 - importing it registers its networks
+from imgclf.models import cnn, resnet  # noqa: F401 - importing them registers their networks
 from imgclf.models.classifier import ImageClassifier, create_classifier
-from imgclf.models.registry import InputShape, create_network, network_names, smallest_input
+from imgclf.models.registry import (
+    InputShape,
+    NetworkSettings,
+    create_network,
+    designed_norm_layer,
+    network_names,
+    smallest_input,
+)
 
 __all__ = [
     "ImageClassifier",
     "InputShape",
+    "NetworkSettings",
     "create_classifier",
     "create_network",
+    "designed_norm_layer",
     "network_names",
     "smallest_input",
 ]

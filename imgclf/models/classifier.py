@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from imgclf.card import Preprocessing
-from imgclf.models.registry import InputShape, create_network
+from imgclf.config import TrainConfig
+from imgclf.models.registry import InputShape, NetworkSettings, create_network
 
 
 class ImageClassifier(nn.Module):
@@ -38,17 +39,23 @@ class ImageClassifier(nn.Module):
 
 
 def create_classifier(
-    name: str,
+    config: TrainConfig,
     size: Preprocessing,
     num_classes: int,
-    dropout: float,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> ImageClassifier:
-    """Build a network by name behind its normalisation, for the input that a card describes.
+    """Build a configuration's network behind its normalisation.
+
+    Args:
+        config: resolved; gives ``model``, ``dropout`` and ``norm_layer``.
+        size: the input.
+        num_classes: outputs.
+        mean, std: as `ImageClassifier` takes them.
 
     Raises:
         UsageError: the images are too small for the network.
     """
     shape = InputShape(size.channels, size.height, size.width)
-    return ImageClassifier(create_network(name, shape, num_classes, dropout), mean, std)
+    settings = NetworkSettings(num_classes, config.dropout, config.norm_layer)
+    return ImageClassifier(create_network(config.model, shape, settings), mean, std)

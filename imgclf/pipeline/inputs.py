@@ -48,7 +48,11 @@ def record_inputs(run: Run, model: ImageClassifier) -> None:
     (run.folder / "model").mkdir()
     (run.folder / "model" / "config.json").write_text(config.to_json(), encoding="utf-8")
     _write_split(run.folder / "split.csv", dataset, split)
-    tracker.artifact("split.csv", "data")
+    # In JSON, what a file's name has beside UTF-8 is escaped as Python would.
+    scanned = run.scan.to_json().encode("utf-8", "backslashreplace")
+    (run.folder / "scan.json").write_bytes(scanned)
+    for name in ("split.csv", "scan.json"):
+        tracker.artifact(name, "data")
 
 
 def _overrides(config: TrainConfig) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
+from imgclf.data.scan import Scan
 from imgclf.data.splits import Split
 from imgclf.progress import say
 from imgclf.tracking.tracker import FAILED, KILLED, Tracker
@@ -22,6 +23,7 @@ class Run:
     compute: Compute
     dataset: ImageDataset
     split: Split
+    scan: Scan
     tracker: Tracker
     folder: Path
 

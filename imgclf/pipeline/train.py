@@ -13,10 +13,11 @@ from imgclf.config import AUTO, TrainConfig
 from imgclf.data.augment import Augmentation
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.loader import TrainLoader
+from imgclf.data.scan import scan_dataset
 from imgclf.data.splits import Split
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.metrics import Metrics, compute_metrics
-from imgclf.models import ImageClassifier, create_classifier
+from imgclf.models import ImageClassifier, create_classifier, designed_norm_layer
 from imgclf.pipeline.data import load_and_split
 from imgclf.pipeline.inputs import num_parameters, record_inputs
 from imgclf.pipeline.outcome import record_outcome
@@ -69,12 +70,13 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     loaded = time.perf_counter()
     config = _resolve(config, compute, dataset)
     model = create_model(config, dataset, split)
-    print_start(config, compute, dataset, split, num_parameters(model))
+    scan = scan_dataset(dataset, split)
+    print_start(config, compute, dataset, split, scan, num_parameters(model))
     identity = create_identity(Path(config.runs_dir), "train", config.run_name, config.experiment)
     folder = Path(identity.folder)
     tracker = Tracker(identity, folder)
     try:
-        run = Run(config, compute, dataset, split, tracker, folder)
+        run = Run(config, compute, dataset, split, scan, tracker, folder)
         record_inputs(run, model)
         begun = time.perf_counter()
         selection, history = _fit(run, model)
@@ -106,9 +108,7 @@ def create_model(config: TrainConfig, dataset: ImageDataset, split: Split) -> Im
     """Build the classifier with fresh weights, drawn from the seed, on the CPU."""
     mean, std = _normalization(config.normalization, dataset, split)
     torch.manual_seed(config.seed)
-    return create_classifier(
-        config.model, dataset.preprocessing, len(dataset.classes), config.dropout, mean, std
-    )
+    return create_classifier(config, dataset.preprocessing, len(dataset.classes), mean, std)
 
 
 def _normalization(
@@ -135,10 +135,13 @@ def _normalization(
 def _resolve(config: TrainConfig, compute: Compute, dataset: ImageDataset) -> TrainConfig:
     """Replace every ``auto`` by what it came to, so that the record can be read on its own."""
     automatic = "digits-cnn" if config.dataset == "digits" else "small-cnn"
+    model = automatic if config.model == AUTO else config.model
+    norm_layer = designed_norm_layer(model) if config.norm_layer == AUTO else config.norm_layer
     return dataclasses.replace(
         config,
         dataset=dataset.source if dataset.files else config.dataset,
-        model=automatic if config.model == AUTO else config.model,
+        model=model,
+        norm_layer=norm_layer,
         device=compute.device.type,
         precision=compute.precision_name,
         threads=compute.threads,
@@ -154,13 +157,13 @@ def _fit(run: Run, model: ImageClassifier) -> tuple[Selection, History]:
     loader = TrainLoader(
         stored[split.train],
         dataset.labels[split.train],
-        config.batch_size,
+        len(dataset.classes),
         augmentation,
-        config.seed,
+        config,
         run.compute.device,
     )
     state = TrainState.start(model, config, run.compute)
-    selection = Selection()
+    selection = Selection(config.monitor)
     history: History = {}
     # Gathered once: they are the same in every epoch.
     val_images = dataset.inputs(split.val)
@@ -199,7 +202,7 @@ def _select(selection: Selection, end: EpochEnd, validation: Metrics | None) -> 
     if validation is None:
         selection.keep_last(end.epoch)
         return True
-    return selection.update(end.epoch, validation.accuracy, validation.loss)
+    return selection.update(end.epoch, validation.scalars("val"))
 
 
 def _epoch_metrics(end: EpochEnd, validation: Metrics | None, seconds: float) -> dict[str, float]:

@@ -36,14 +36,7 @@ def load_trained_model(folder: Path) -> TrainedModel:
     """
     config = TrainConfig.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     card = ModelCard.from_json((folder / "card.json").read_text(encoding="utf-8"))
-    model = create_classifier(
-        config.model,
-        card.preprocessing,
-        len(card.classes),
-        config.dropout,
-        card.mean,
-        card.std,
-    )
+    model = create_classifier(config, card.preprocessing, len(card.classes), card.mean, card.std)
     weights = folder / "weights.safetensors"
     load_weights(model, weights)
     return TrainedModel(

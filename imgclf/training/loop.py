@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from imgclf.config import TrainConfig
 from imgclf.data.loader import TrainLoader
 from imgclf.errors import ImgclfError
 from imgclf.training.device import Compute
+from imgclf.training.losses import create_loss
 from imgclf.training.optimization import create_optimizer, learning_rate_at, update_average
 
 SECONDS_BETWEEN_SNAPSHOTS = 0.5
@@ -96,28 +97,32 @@ def train_epochs(
     Raises:
         ImgclfError: the loss is no longer finite.
     """
-    total_steps = config.epochs * loader.steps_per_epoch
+    loss_of = create_loss(config, loader.class_counts)
     for epoch in range(state.epoch + 1, config.epochs + 1):
         meter = _Meter(epoch, compute.device)
         state.model.train()
-        for batch in loader.epoch(epoch):
+        for batches in loader.epoch(epoch):
             # Dropout is drawn from (seed, step) alone, so that a resumed run draws the same.
             torch.manual_seed(_step_seed(config.seed, state.step))
             for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate_at(state.step, total_steps, config)
-
-            with _autocast(compute):
-                logits = state.model(batch.images)
-                loss = cross_entropy(logits, batch.labels, label_smoothing=config.label_smoothing)
+                group["lr"] = learning_rate_at(state.step, loader.steps_per_epoch, config)
             state.optimizer.zero_grad()
-            state.scaler.scale(loss).backward()
+            num_images = sum(map(len, batches))
+            for batch in batches:
+                with _autocast(compute):
+                    logits = state.model(batch.images)
+                loss = loss_of(logits, batch.targets)
+                state.scaler.scale(loss * (len(batch) / num_images)).backward()
+                meter.add(loss, logits, batch.labels)
+            if config.gradient_clip_norm:
+                state.scaler.unscale_(state.optimizer)
+                clip_grad_norm_(state.model.parameters(), config.gradient_clip_norm)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             if state.averaged is not None:
                 update_average(state.averaged, state.model, state.step, config.ema_decay)
             state.step += 1
 
-            meter.add(loss, logits, batch.labels)
             if meter.due():
                 yield meter.snapshot()
             if stop():

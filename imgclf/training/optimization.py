@@ -38,19 +38,21 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     return {"adam": Adam, "adamw": AdamW}[config.optimizer](groups, lr=lr, fused=fused)
 
 
-def learning_rate_at(step: int, total_steps: int, config: TrainConfig) -> float:
+def learning_rate_at(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
     """Return the learning rate of one step; a pure function, so that resuming needs no state.
 
     Args:
-        step: 0 for the first.
-        total_steps: of the whole run.
-        config: gives ``schedule``, ``learning_rate`` and ``warmup_ratio``.
+        step: 0 for the first of the run.
+        steps_per_epoch: optimiser steps in an epoch.
+        config: gives ``epochs``, ``schedule``, ``learning_rate``, ``warmup_ratio`` and, for the
+            step schedule, ``step_epochs`` and ``step_factor``.
 
     ``one-cycle`` rises along a half cosine from 1/25 of the rate and falls along another to
     1/250,000 (Smith and Topin, Super-Convergence, arXiv:1708.07120, with PyTorch's defaults). The
-    others rise linearly; then ``cosine`` falls to zero and ``constant`` stays.
+    others rise linearly; then ``cosine`` falls to zero, ``step`` drops every so many epochs
+    (counted from the first) and ``constant`` stays.
     """
-    peak = config.learning_rate
+    peak, total_steps = config.learning_rate, config.epochs * steps_per_epoch
     if config.schedule == "one-cycle":
         # The end of the cycle lies one step behind the last: no step is spent at its tiny rate,
         # which a run of few steps could not afford.
@@ -66,6 +68,9 @@ def learning_rate_at(step: int, total_steps: int, config: TrainConfig) -> float:
         return peak * ((step + 1) / warmup_steps)
     if config.schedule == "cosine":
         return _half_cosine(peak, 0.0, (step - warmup_steps) / (total_steps - warmup_steps))
+    if config.schedule == "step":
+        epochs_between = config.step_epochs or math.ceil(config.epochs / 3)
+        return peak * config.step_factor ** (step // steps_per_epoch // epochs_between)
     assert config.schedule == "constant"
     return peak
 

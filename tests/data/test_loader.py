@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from imgclf.config import TrainConfig
 from imgclf.data.augment import Augmentation
-from imgclf.data.loader import TrainLoader
+from imgclf.data.loader import Batch, TrainLoader
 
 CPU = torch.device("cpu")
 
@@ -20,27 +22,37 @@ def positions_of(images: torch.Tensor) -> list[int]:
     return (pixels[:, 0] * 256 + pixels[:, 1]).tolist()
 
 
-def loader_of(number: int, batch_size: int, seed: int = 0) -> TrainLoader:
+def loader_of(number: int, batch_size: int, seed: int = 0, **options: object) -> TrainLoader:
     labels = (np.arange(number) * 7 % 5).astype(np.int64)
-    plain = Augmentation(1, 2, False, 0, False)
-    return TrainLoader(numbered(number), labels, batch_size, plain, seed, CPU)
+    return loader_with(labels, batch_size=batch_size, seed=seed, **options)
+
+
+def loader_with(labels: NDArray[np.int64], **options: object) -> TrainLoader:
+    config = TrainConfig.from_dict({"random_crop": False, **options})
+    plain = Augmentation.from_config(config, 1, 2)
+    return TrainLoader(numbered(len(labels)), labels, 5, plain, config, CPU)
+
+
+def batches_of(loader: TrainLoader, epoch: int) -> list[Batch]:
+    return [batch for step in loader.epoch(epoch) for batch in step]
 
 
 def order_of(loader: TrainLoader, epoch: int) -> list[int]:
-    return [position for batch in loader.epoch(epoch) for position in positions_of(batch.images)]
+    return [p for batch in batches_of(loader, epoch) for p in positions_of(batch.images)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 8, 64, 1000])
 @pytest.mark.parametrize("number", [2, 3, 7, 8, 9, 50, 64, 65, 129, 300])
 def test_an_epoch_shows_each_image_once_with_its_own_label(number: int, batch_size: int) -> None:
     loader = loader_of(number, batch_size)
-    batches = list(loader.epoch(1))
+    batches = batches_of(loader, 1)
     assert sorted(order_of(loader, 1)) == list(range(number))
     for batch in batches:
         assert [position * 7 % 5 for position in positions_of(batch.images)] == (
             batch.labels.tolist()
         )
         assert len(batch) == len(batch.images)
+        assert torch.equal(batch.targets, batch.labels)
     assert len(batches) == loader.steps_per_epoch
     assert loader.num_images == number
 
@@ -59,7 +71,7 @@ def test_an_epoch_shows_each_image_once_with_its_own_label(number: int, batch_si
 def test_no_batch_is_left_with_a_single_image(
     number: int, batch_size: int, sizes: list[int]
 ) -> None:
-    assert [len(batch) for batch in loader_of(number, batch_size).epoch(1)] == sizes
+    assert [len(batch) for batch in batches_of(loader_of(number, batch_size), 1)] == sizes
 
 
 def test_order_is_fixed_by_seed_and_epoch() -> None:
@@ -87,11 +99,12 @@ def test_batches_hold_the_epochs_augmented_pixels() -> None:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (50, 7, 9, 3), dtype=np.uint8)
     labels = np.arange(50, dtype=np.int64)
-    augmentation = Augmentation(6, 6, True, 1, True)
-    loader = TrainLoader(images, labels, 8, augmentation, 4, CPU)
+    config = TrainConfig(batch_size=8, seed=4, crop_padding=1, horizontal_flip=True)
+    augmentation = Augmentation.from_config(config, 6, 6)
+    loader = TrainLoader(images, labels, 50, augmentation, config, CPU)
     padded = augmentation.pad(torch.from_numpy(images))
     draws = augmentation.draw(padded, 4, 3)
-    for batch in loader.epoch(3):
+    for batch in batches_of(loader, 3):
         expected = augmentation.apply(padded, batch.labels, draws)
         torch.testing.assert_close(batch.images, expected, rtol=0, atol=0)
         assert batch.images.shape[1:] == (6, 6, 3)
@@ -100,14 +113,81 @@ def test_batches_hold_the_epochs_augmented_pixels() -> None:
 def test_training_images_stay_as_they_were() -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 1), dtype=np.uint8)
     before = images.copy()
-    augmentation = Augmentation(6, 6, True, 2, True)
-    for batch in TrainLoader(images, np.zeros(20, np.int64), 8, augmentation, 0, CPU).epoch(1):
+    config = TrainConfig(batch_size=8, crop_padding=2, horizontal_flip=True)
+    augmentation = Augmentation.from_config(config, 6, 6)
+    loader = TrainLoader(images, np.zeros(20, np.int64), 1, augmentation, config, CPU)
+    for batch in batches_of(loader, 1):
         batch.images.zero_()
     np.testing.assert_array_equal(images, before)
 
 
 def test_batches_can_be_changed_without_changing_the_stored_images() -> None:
     loader = loader_of(20, 8)
-    for batch in loader.epoch(1):
+    for batch in batches_of(loader, 1):
         batch.images.zero_()
     assert sorted(order_of(loader, 1)) == list(range(20))
+
+
+# Gradient accumulation
+
+
+@pytest.mark.parametrize(
+    ("number", "together", "steps"),
+    [(40, 1, [1] * 5), (40, 2, [2, 2, 1]), (40, 5, [5]), (40, 9, [5]), (45, 2, [2, 2, 2])],
+)
+def test_steps_take_so_many_batches_together(number: int, together: int, steps: list[int]) -> None:
+    loader = loader_of(number, 8, gradient_accumulation_steps=together)
+    assert [len(batches) for batches in loader.epoch(1)] == steps
+    assert loader.steps_per_epoch == len(steps)
+    assert order_of(loader, 1) == order_of(loader_of(number, 8), 1)
+
+
+# Imbalance
+
+UNEVEN = np.array([0] * 70 + [3] * 20 + [4] * 7 + [1] * 3, np.int64)
+
+
+def test_class_counts_hold_absent_classes_too() -> None:
+    assert loader_with(UNEVEN).class_counts.tolist() == [70, 3, 0, 20, 7]
+
+
+def test_balanced_sampling_shows_every_class_as_often_as_any_other() -> None:
+    loader = loader_with(UNEVEN, balanced_sampling=True)
+    for epoch in (1, 2, 3):
+        order = order_of(loader, epoch)
+        labels = [label for batch in batches_of(loader, epoch) for label in batch.labels.tolist()]
+        assert labels == UNEVEN[order].tolist()
+        assert np.bincount(labels).tolist() == [25, 25, 0, 25, 25]
+        # Within a class, every image comes equally often.
+        times = np.bincount(order, minlength=100)
+        for label in (0, 1, 3, 4):
+            of_class = times[label == UNEVEN]
+            assert of_class.max() - of_class.min() <= 1
+
+
+def test_balanced_sampling_shows_all_images_of_a_large_class_over_the_epochs() -> None:
+    loader = loader_with(UNEVEN, balanced_sampling=True)
+    seen = {position for epoch in range(1, 20) for position in order_of(loader, epoch)}
+    assert seen == set(range(100))
+
+
+def test_balanced_order_mixes_the_classes() -> None:
+    loader = loader_with(np.sort(np.arange(500) % 2), balanced_sampling=True, batch_size=50)
+    shares = [batch.labels.float().mean().item() for batch in batches_of(loader, 1)]
+    assert all(0.2 < share < 0.8 for share in shares)
+
+
+def test_balanced_order_is_fixed_by_seed_and_epoch() -> None:
+    def orders(seed: int) -> list[list[int]]:
+        loader = loader_with(UNEVEN, balanced_sampling=True, seed=seed)
+        return [order_of(loader, epoch) for epoch in (1, 2)]
+
+    assert orders(0) == orders(0)
+    assert len({tuple(order) for seed in (0, 1) for order in orders(seed)}) == 4
+
+
+def test_shares_that_do_not_divide_evenly_differ_by_one() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 2, 2, 2, 2, 2, 2], np.int64)
+    loader = loader_with(labels, balanced_sampling=True)
+    counts = np.bincount(labels[order_of(loader, 1)])
+    assert sorted(counts.tolist()) == [3, 4, 4]

@@ -20,6 +20,8 @@ def dataset_of(*class_sizes: int) -> ImageDataset:
         names=tuple(f"image-{number}" for number in range(len(labels))),
         files=(),
         preprocessing=Preprocessing.identity(1, 1, 1),
+        digests=tuple(map(str, range(len(labels)))),
+        sizes=((2, 2),) * len(labels),
         digest="",
         source="",
     )

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from imgclf.evaluation.inference import predict_logits
-from imgclf.models import ImageClassifier, InputShape, create_network
+from imgclf.models import ImageClassifier, InputShape, NetworkSettings, create_network
 
 CPU = torch.device("cpu")
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 def model() -> nn.Module:
     """Batch normalisation with statistics of its own, dropout, in training mode."""
     torch.manual_seed(0)
-    network = create_network("digits-cnn", InputShape(3, 12, 10), 5, 0.5)
+    network = create_network("digits-cnn", InputShape(3, 12, 10), NetworkSettings(5, 0.5, "batch"))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None

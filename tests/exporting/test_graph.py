@@ -8,16 +8,22 @@ import torch
 
 from imgclf.card import METADATA_KEY, ModelCard, Preprocessing
 from imgclf.exporting.graph import build_onnx, write_onnx
-from imgclf.models import ImageClassifier, InputShape, create_network, network_names
+from imgclf.models import (
+    ImageClassifier,
+    InputShape,
+    NetworkSettings,
+    create_network,
+    designed_norm_layer,
+    network_names,
+)
 
 
 @pytest.mark.parametrize("name", network_names())
 @pytest.mark.parametrize("shape", [InputShape(1, 12, 12), InputShape(3, 20, 33)])
 def test_every_network_keeps_a_free_batch_dimension(name, shape, tmp_path):
     torch.manual_seed(0)
-    model = ImageClassifier(
-        create_network(name, shape, 5, 0.5), [100.0] * shape.channels, [50.0] * shape.channels
-    ).eval()
+    network = create_network(name, shape, NetworkSettings(5, 0.5, designed_norm_layer(name)))
+    model = ImageClassifier(network, [100.0] * shape.channels, [50.0] * shape.channels).eval()
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (300, shape.height, shape.width, shape.channels), np.uint8)
     proto = build_onnx(model, images[:2])

@@ -13,7 +13,7 @@ from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError
 from imgclf.exporting.graph import build_onnx, write_onnx
 from imgclf.exporting.parity import BATCH_SIZES, compare
-from imgclf.models import ImageClassifier, InputShape, create_network
+from imgclf.models import ImageClassifier, InputShape, NetworkSettings, create_network
 from imgclf.pipeline.data import load_and_split
 from imgclf.predict import Predictor
 from imgclf.training.weights import load_weights
@@ -25,7 +25,9 @@ def case(trained, exported):
     config = TrainConfig.from_dict(json.loads((trained.folder / "model/config.json").read_text()))
     dataset, split = load_and_split(config)
     card = Predictor(exported.model).card
-    network = create_network(config.model, InputShape(1, 8, 8), 10, config.dropout)
+    network = create_network(
+        config.model, InputShape(1, 8, 8), NetworkSettings(10, config.dropout, "batch")
+    )
     model = ImageClassifier(network, card.mean, card.std)
     load_weights(model, trained.folder / "model/weights.safetensors")
     return model, dataset.inputs(split.test), dataset.labels[split.test]

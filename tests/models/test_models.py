@@ -4,7 +4,14 @@ import torch
 from torch import nn
 
 from imgclf.errors import UsageError
-from imgclf.models import ImageClassifier, InputShape, create_network, network_names
+from imgclf.models import (
+    ImageClassifier,
+    InputShape,
+    NetworkSettings,
+    create_network,
+    designed_norm_layer,
+    network_names,
+)
 
 # Recorded, so that a change of architecture does not go unnoticed.
 PARAMETERS = {
@@ -20,25 +27,40 @@ PARAMETERS = {
     "fashion-cnn": {InputShape(1, 28, 28): 520 + 14_766 + 29_050 + (630 * 512 + 512) + 5130},
     # 32 pixels: 64 * 8 * 8 positions.
     "cifar10-cnn": {InputShape(3, 32, 32): 896 + 18_496 + (4096 * 512 + 512) + 5130},
+    # 269,722 as published (0.27M), and two projections with their normalisation.
+    "resnet20": {InputShape(3, 32, 32): 269_722 + (16 * 32 + 64) + (32 * 64 + 128)},
 }
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+def build(
+    name: str,
+    shape: InputShape,
+    num_classes: int = 10,
+    dropout: float = 0.1,
+    norm_layer: str | None = None,
+) -> nn.Module:
+    norm_layer = norm_layer or designed_norm_layer(name)
+    return create_network(name, shape, NetworkSettings(num_classes, dropout, norm_layer))
+
+
 def smallest_size(name: str) -> int:
     for size in range(1, 65):
         try:
-            create_network(name, InputShape(3, size, size), 2, 0.0)
+            build(name, InputShape(3, size, size), 2)
         except UsageError:
             continue
         return size
     raise AssertionError(f"{name} reads nothing of at most 64 pixels")
 
 
-def classifier(name: str, shape: InputShape, num_classes: int = 10) -> ImageClassifier:
+def classifier(
+    name: str, shape: InputShape, num_classes: int = 10, norm_layer: str | None = None
+) -> ImageClassifier:
     torch.manual_seed(0)
-    network = create_network(name, shape, num_classes, 0.1)
+    network = build(name, shape, num_classes, norm_layer=norm_layer)
     return ImageClassifier(network, [100.0] * shape.channels, [50.0] * shape.channels)
 
 
@@ -58,7 +80,10 @@ def test_every_network_learns_from_every_kind_of_image(
     assert logits.shape == (2, num_classes)
     assert logits.dtype == torch.float32
     assert logits.isfinite().all()
-    nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
+    with torch.no_grad():  # residual blocks begin as their shortcuts, and would pass nothing on
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=1e-3)
+    nn.functional.cross_entropy(model(images), torch.tensor([0, 1])).backward()
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
@@ -81,7 +106,7 @@ def test_images_that_are_too_small_are_an_error_that_says_what_fits(name: str) -
     size = smallest_size(name)
     for height, width in ((size - 1, size), (size, size - 1)):
         with pytest.raises(UsageError, match=f"{size}x{size} pixels or more, not {height}x{width}"):
-            create_network(name, InputShape(1, height, width), 2, 0.0)
+            build(name, InputShape(1, height, width), 2)
 
 
 def test_numbers_of_parameters_are_the_recorded_ones() -> None:
@@ -95,11 +120,40 @@ def test_numbers_of_parameters_are_the_recorded_ones() -> None:
     assert counted == PARAMETERS
 
 
+@pytest.mark.parametrize("norm_layer", ["batch", "none"])
+@pytest.mark.parametrize("name", network_names())
+def test_every_network_can_be_had_with_and_without_batch_normalisation(
+    name: str, norm_layer: str
+) -> None:
+    shape = InputShape(3, 32, 32)
+    model = classifier(name, shape, norm_layer=norm_layer)
+    convolutions = [part for part in model.modules() if isinstance(part, nn.Conv2d)]
+    norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert len(norms) == (len(convolutions) if norm_layer == "batch" else 0)
+    # A bias in front of the normalisation would have no effect.
+    assert all((part.bias is None) == bool(norms) for part in convolutions)
+    if norm_layer == designed_norm_layer(name):
+        assert set(model.state_dict()) == set(classifier(name, shape).state_dict())
+    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    spread = model(images).std().item()
+    assert 1e-3 < spread < 10  # the signal neither dies nor explodes on its way
+
+
+@pytest.mark.parametrize(("size", "positions"), [(32, 8), (64, 16), (96, 12), (224, 14)])
+def test_resnet_sees_large_images_at_a_bounded_resolution(size: int, positions: int) -> None:
+    network = build("resnet20", InputShape(3, size, size))
+    seen: list[torch.Size] = []
+    pool = next(part for part in network.modules() if isinstance(part, nn.AdaptiveAvgPool2d))
+    pool.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    network(torch.zeros(2, 3, size, size))
+    assert seen == [torch.Size([2, 64, positions, positions])]
+
+
 @pytest.mark.parametrize("name", network_names())
 def test_fresh_weights_are_drawn_from_the_seed(name: str) -> None:
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        network = create_network(name, InputShape(1, 12, 12), 10, 0.1)
+        network = build(name, InputShape(1, 12, 12))
         return torch.cat([weight.detach().flatten() for weight in network.parameters()])
 
     assert torch.equal(weights(1), weights(1))
@@ -109,7 +163,7 @@ def test_fresh_weights_are_drawn_from_the_seed(name: str) -> None:
 @pytest.mark.parametrize("name", network_names())
 def test_dropout_is_the_one_asked_for_and_acts_in_training_only(name: str) -> None:
     shape = InputShape(1, 12, 12)
-    network = create_network(name, shape, 10, 0.37)
+    network = build(name, shape, dropout=0.37)
     rates = [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
     assert set(rates) == {0.37}
     pixels = torch.randn(4, *shape)

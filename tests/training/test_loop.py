@@ -14,7 +14,7 @@ from imgclf.config import TrainConfig
 from imgclf.data.augment import Augmentation
 from imgclf.data.loader import TrainLoader
 from imgclf.errors import ImgclfError
-from imgclf.models import ImageClassifier, InputShape, create_network
+from imgclf.models import ImageClassifier, InputShape, NetworkSettings, create_network
 from imgclf.training import loop
 from imgclf.training.device import Compute
 from imgclf.training.loop import EpochEnd, Snapshot, TrainState, train_epochs
@@ -36,12 +36,13 @@ def some_digits(number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 def loader_of(config: TrainConfig, number: int) -> TrainLoader:
     augmentation = Augmentation.from_config(config, 8, 8)
-    return TrainLoader(*some_digits(number), config.batch_size, augmentation, config.seed, CPU)
+    return TrainLoader(*some_digits(number), 10, augmentation, config, CPU)
 
 
 def digits_cnn(config: TrainConfig) -> nn.Module:
     torch.manual_seed(config.seed)
-    network = create_network("digits-cnn", InputShape(1, 8, 8), 10, config.dropout)
+    settings = NetworkSettings(10, config.dropout, "batch")
+    network = create_network("digits-cnn", InputShape(1, 8, 8), settings)
     return ImageClassifier(network, [78.0], [96.0])
 
 
@@ -149,11 +150,11 @@ def test_training_is_the_plain_algorithm(
     memories: dict[str, dict[str, Tensor]] = {name: {} for name, _ in reference.named_parameters()}
     step = 0
     for epoch in (1, 2):
-        for batch in loader.epoch(epoch):
+        for (batch,) in loader.epoch(epoch):
             loss = smoothed_loss(reference(batch.images), batch.labels, smoothing)
             named = dict(reference.named_parameters())
             gradients = torch.autograd.grad(loss, list(named.values()))
-            rate = learning_rate_at(step, 8, config)
+            rate = learning_rate_at(step, 4, config)
             step += 1
             with torch.no_grad():
                 for (name, weight), gradient in zip(named.items(), gradients, strict=True):
@@ -166,6 +167,61 @@ def test_training_is_the_plain_algorithm(
     assert (state.epoch, state.step) == (2, 8)
     for name, tensor in state.model.state_dict().items():
         torch.testing.assert_close(tensor, reference.state_dict()[name], rtol=1e-9, atol=1e-11)
+
+
+# Accumulated, clipped and weighted gradients
+
+
+def weights_after(**options: object) -> dict[str, Tensor]:
+    """Weights in float64 after two epochs, without dropout, augmentation and batch statistics."""
+    config = TrainConfig.from_dict({"epochs": 2, "batch_size": 32, "dropout": 0.0, **options})
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).double()
+    state = TrainState.start(ImageClassifier(network, [78.0], [96.0]).double(), config, FP32)
+    list(train_epochs(state, loader_of(config, 110), config, FP32))
+    return copied(state.model)
+
+
+@pytest.mark.parametrize("options", [{}, {"class_weights": "balanced"}, {"loss": "focal"}])
+@pytest.mark.parametrize("together", [2, 3])
+def test_accumulated_batches_equal_one_large_batch(
+    together: int, options: dict[str, object]
+) -> None:
+    large = weights_after(batch_size=24 * together, **options)
+    small = weights_after(batch_size=24, gradient_accumulation_steps=together, **options)
+    unaccumulated = weights_after(batch_size=24, **options)
+    for name, tensor in large.items():
+        torch.testing.assert_close(small[name], tensor, rtol=1e-9, atol=1e-12)
+    name = "network.1.weight"
+    assert not torch.allclose(unaccumulated[name], large[name], rtol=1e-3)
+
+
+def test_gradients_are_scaled_down_to_the_given_norm() -> None:
+    """Plain descent at rate 1: a step moves the weights by its gradient."""
+    plain = {
+        "optimizer": "sgd", "momentum": 0.0, "nesterov": False, "learning_rate": 1.0,
+        "weight_decay": 0.0, "schedule": "constant", "warmup_ratio": 0.0, "epochs": 1,
+        "batch_size": 200,
+    }  # fmt: skip
+
+    def movement(**options: object) -> Tensor:
+        started = weights_after(**{**plain, "learning_rate": 0.0})
+        ended = weights_after(**plain, **options)
+        return torch.cat([(ended[name] - started[name]).flatten() for name in started])
+
+    free = movement()
+    norm = free.norm().item()
+    clipped = movement(gradient_clip_norm=norm / 3)
+    # torch adds 1e-6 to the norm that it divides by.
+    torch.testing.assert_close(clipped, free / 3, rtol=1e-5, atol=1e-12)
+    torch.testing.assert_close(movement(gradient_clip_norm=norm * 3), free, rtol=0, atol=0)
+
+
+def test_class_weights_change_what_is_learnt_and_the_default_does_not() -> None:
+    assert not torch.equal(
+        weights_after(class_weights="balanced")["network.1.weight"],
+        weights_after()["network.1.weight"],
+    )
 
 
 # Averaged weights
@@ -358,7 +414,9 @@ def test_figures_are_means_over_the_images_seen_so_far(monkeypatch: pytest.Monke
     for epoch in (1, 2):
         losses, right = np.empty(0), np.empty(0)
         of_epoch = [event for event in events if event.epoch == epoch]
-        for step, (batch, event) in enumerate(zip(loader.epoch(epoch), of_epoch, strict=False), 1):
+        for step, ((batch,), event) in enumerate(
+            zip(loader.epoch(epoch), of_epoch, strict=False), 1
+        ):
             logits = batch.images.numpy().reshape(-1, 64) / 255 @ weight.T + bias
             labels = batch.labels.numpy()
             log_sums = np.log(np.exp(logits).sum(1))
@@ -380,7 +438,7 @@ def test_epoch_end_tells_the_rate_of_its_last_step() -> None:
     state = TrainState.start(DoubleNetwork(), config, FP32)
     events = train_epochs(state, loader_of(config, 300), config, FP32)
     told = [event.learning_rate for event in events if isinstance(event, EpochEnd)]
-    assert told == [learning_rate_at(step, 15, config) for step in (4, 9, 14)]
+    assert told == [learning_rate_at(step, 5, config) for step in (4, 9, 14)]
 
 
 def test_snapshots_come_at_most_twice_a_second(monkeypatch: pytest.MonkeyPatch) -> None:

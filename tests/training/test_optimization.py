@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
 from imgclf.config import TrainConfig
 from imgclf.training.optimization import create_optimizer, learning_rate_at, update_average
@@ -15,8 +15,9 @@ TOTALS = [1, 2, 3, 5, 9, 10, 37, 230, 1001]
 
 
 def rates(total_steps: int, **options: object) -> list[float]:
-    config = TrainConfig.from_dict(options)
-    return [learning_rate_at(step, total_steps, config) for step in range(total_steps)]
+    """The rates of a run of so many epochs of one step each."""
+    config = TrainConfig.from_dict({"epochs": total_steps, **options})
+    return [learning_rate_at(step, 1, config) for step in range(total_steps)]
 
 
 @pytest.mark.parametrize(
@@ -146,3 +147,43 @@ def test_decay_of_zero_is_the_model_itself() -> None:
 @pytest.mark.parametrize("total", [1, 2, 3])
 def test_a_run_of_few_steps_learns_at_all_of_them(total: int) -> None:
     assert min(rates(total, schedule="one-cycle", learning_rate=1.0, warmup_ratio=0.2)) > 0.04
+
+
+@pytest.mark.parametrize(("step_epochs", "factor"), [(1, 0.5), (3, 0.1), (30, 0.1), (4, 0.0)])
+@pytest.mark.parametrize("steps_per_epoch", [1, 7])
+def test_step_schedule_is_pytorchs(step_epochs: int, factor: float, steps_per_epoch: int) -> None:
+    config = TrainConfig(
+        epochs=10,
+        schedule="step",
+        learning_rate=0.37,
+        warmup_ratio=0.0,
+        step_epochs=step_epochs,
+        step_factor=factor,
+    )
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=0.37)
+    scheduler = StepLR(optimizer, step_epochs, factor)
+    for epoch in range(10):
+        expected = optimizer.param_groups[0]["lr"]
+        for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
+            ours = learning_rate_at(step, steps_per_epoch, config)
+            assert ours == pytest.approx(expected, rel=1e-12)
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("epochs", "drops_after"), [(1, []), (3, [1, 2]), (9, [3, 6]), (10, [4, 8]), (90, [30, 60])]
+)
+def test_step_schedule_drops_twice_by_default(epochs: int, drops_after: list[int]) -> None:
+    ours = rates(epochs, schedule="step", learning_rate=1.0, warmup_ratio=0.0)
+    drops = [epoch for epoch in range(1, epochs) if ours[epoch] != ours[epoch - 1]]
+    assert drops == drops_after
+    assert ours[-1] == pytest.approx(0.1 ** len(drops_after))
+
+
+def test_step_schedule_rises_first_where_a_warm_up_is_wanted() -> None:
+    config = TrainConfig(epochs=4, schedule="step", learning_rate=1.0, warmup_ratio=0.25)
+    ours = [learning_rate_at(step, 4, config) for step in range(16)]
+    assert ours[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert ours[4:8] == [1.0] * 4
+    assert ours[8:] == pytest.approx([0.1] * 8)

@@ -5,11 +5,15 @@ import pytest
 from imgclf.training.selection import Selection
 
 
+def metrics(accuracy: float, loss: float, **others: float) -> dict[str, float]:
+    return {"val/accuracy": accuracy, "val/loss": loss, **others}
+
+
 def fed(*epochs: tuple[float, float]) -> tuple[Selection, list[bool]]:
     """A selection that has looked at (accuracy, loss) of epochs 1, 2, ..."""
     selection = Selection()
     return selection, [
-        selection.update(epoch, accuracy, loss)
+        selection.update(epoch, metrics(accuracy, loss))
         for epoch, (accuracy, loss) in enumerate(epochs, start=1)
     ]
 
@@ -17,7 +21,8 @@ def fed(*epochs: tuple[float, float]) -> tuple[Selection, list[bool]]:
 def test_highest_accuracy_is_the_best_whatever_its_loss() -> None:
     selection, best = fed((0.5, 1.0), (0.8, 3.0), (0.7, 0.1), (0.9, 2.0))
     assert best == [True, True, False, True]
-    assert (selection.best_epoch, selection.best_accuracy, selection.best_loss) == (4, 0.9, 2.0)
+    assert (selection.best_epoch, selection.best) == (4, metrics(0.9, 2.0))
+    assert selection.metrics() == {"best/epoch": 4.0, "best/val_accuracy": 0.9}
 
 
 def test_equal_accuracies_are_told_apart_by_the_loss_and_then_by_time() -> None:
@@ -46,7 +51,7 @@ def test_patience_counts_epochs_without_a_better_accuracy(
     selection = Selection()
     stopped = None
     for epoch, accuracy in enumerate(accuracies, start=1):
-        selection.update(epoch, accuracy, loss=1 / epoch)  # a falling loss alone does not count
+        selection.update(epoch, metrics(accuracy, 1 / epoch))  # a falling loss alone does not count
         if selection.exhausted(patience):
             stopped = epoch
             break
@@ -56,7 +61,7 @@ def test_patience_counts_epochs_without_a_better_accuracy(
 def test_a_rise_restores_the_patience() -> None:
     selection, _ = fed((0.5, 1.0), (0.5, 1.0), (0.6, 1.0), (0.5, 1.0))
     assert not selection.exhausted(2)
-    selection.update(5, 0.6, 0.1)
+    selection.update(5, metrics(0.6, 0.1))
     assert selection.exhausted(2)
 
 
@@ -65,3 +70,31 @@ def test_without_validation_the_last_epoch_is_kept() -> None:
     for epoch in (1, 2, 3):
         selection.keep_last(epoch)
     assert (selection.best_epoch, selection.last_epoch) == (3, 3)
+    assert selection.metrics() == {"best/epoch": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("monitor", "best_epoch"), [("val/accuracy", 3), ("val/f1", 2), ("val/loss", 4)]
+)
+def test_best_epoch_is_best_in_the_monitored_metric(monitor: str, best_epoch: int) -> None:
+    epochs = [(0.5, 1.0, 0.4), (0.6, 1.2, 0.9), (0.9, 1.1, 0.8), (0.7, 0.3, 0.7)]
+    selection = Selection(monitor)
+    for epoch, (accuracy, loss, f1) in enumerate(epochs, start=1):
+        selection.update(epoch, metrics(accuracy, loss, **{"val/f1": f1}))
+    accuracy, loss, f1 = epochs[best_epoch - 1]
+    expected = {"val/accuracy": accuracy, "val/loss": loss, "val/f1": f1}
+    assert selection.best_epoch == best_epoch
+    assert selection.metrics() == {
+        "best/epoch": best_epoch,
+        "best/val_accuracy": accuracy,
+        f"best/{monitor.replace('/', '_')}": expected[monitor],
+    }
+
+
+def test_patience_follows_the_monitored_metric() -> None:
+    selection = Selection("val/loss")
+    for epoch, loss in enumerate([1.0, 0.8, 0.9, 0.8], start=1):
+        selection.update(epoch, metrics(accuracy=epoch / 10, loss=loss))
+    assert selection.best_epoch == 2
+    assert selection.exhausted(2)
+    assert not selection.exhausted(3)

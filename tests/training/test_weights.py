@@ -9,13 +9,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from imgclf.errors import ImgclfError
-from imgclf.models import ImageClassifier, InputShape, create_network
+from imgclf.models import ImageClassifier, InputShape, NetworkSettings, create_network
 from imgclf.training.weights import load_weights, save_weights
 
 
 def fresh(seed: int, channels: int = 3, num_classes: int = 4) -> nn.Module:
     torch.manual_seed(seed)
-    network = create_network("small-cnn", InputShape(channels, 16, 16), num_classes, 0.1)
+    network = create_network(
+        "small-cnn", InputShape(channels, 16, 16), NetworkSettings(num_classes, 0.1, "batch")
+    )
     model = ImageClassifier(network, [float(seed)] * channels, [9.0] * channels)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
