@@ -116,8 +116,8 @@ def evaluate(
         UsageError: options that do not fit; nothing was recorded.
         ImgclfError: the model or the data cannot be used, or the model does not know a class.
     """
-    started = time.perf_counter()
     evaluated = open_model(os.fspath(model), run)
+    started = time.perf_counter()
     wanted = TrainConfig(dataset=dataset, data_dir=data_dir, max_bad_images=max_bad_images)
     images = load_dataset(wanted)
     subset = _choose(images, split, evaluated)
@@ -213,9 +213,9 @@ def _labels(
     if unknown:
         known = ", ".join(card.classes[:20]) + (" …" if len(card.classes) > 20 else "")
         raise ImgclfError(
-            f"The model does not know the class {', '.join(map(repr, unknown[:10]))}"
-            f"{' …' if len(unknown) > 10 else ''}.{nearest(unknown[0], card.classes)}",
-            f"It knows: {known}. Rename the class, or leave its images out.",
+            f"The model does not know {len(unknown)} of the data's classes, such as"
+            f" '{unknown[0]}'.{nearest(unknown[0], card.classes)}",
+            f"It knows: {known}. Rename the others, or leave their images out.",
         )
     numbers = {name: number for number, name in enumerate(card.classes)}
     own = np.array([numbers.get(name, -1) for name in images.classes], np.int64)

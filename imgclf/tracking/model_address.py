@@ -39,7 +39,7 @@ def download_model_file(address: str) -> Iterator[Path]:
         with readable_errors():
             found = Path(download_artifacts(_resolve(connect(), address), dst_path=folder))
         path = found / _MODEL_FILE if found.is_dir() else found
-        if not path.is_file():
+        if path.suffix != ".onnx" or not path.is_file():
             raise ImgclfError(
                 f"'{address}' holds no {_MODEL_FILE}.",
                 "Give the exported model: models:/NAME@champion, or runs:/ID of a training run.",
