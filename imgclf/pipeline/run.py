@@ -1,4 +1,4 @@
-"""A run in progress."""
+"""A run in progress, and the end of one that does not finish."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,8 @@ from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.scan import Scan
 from imgclf.data.splits import Split
-from imgclf.tracking.tracker import Tracker
+from imgclf.progress import say
+from imgclf.tracking.tracker import FAILED, KILLED, Tracker
 from imgclf.training.device import Compute
 
 # Metric name -> (epoch, value) pairs.
@@ -25,3 +26,12 @@ class Run:
     scan: Scan
     tracker: Tracker
     folder: Path
+
+
+def end_early(tracker: Tracker, error: BaseException) -> None:
+    """Record how a run ended that did not finish, and say whether MLflow knows."""
+    status = KILLED if isinstance(error, KeyboardInterrupt | SystemExit) else FAILED
+    say(f"ending the run as {status}")
+    tracker.tags({"imgclf.error": " ".join(f"{type(error).__name__}: {error}".split())})
+    for problem in tracker.finish(status):
+        say(f"MLflow was not told: {problem}")

@@ -1,6 +1,7 @@
 """Training, from a configuration to a run that MLflow holds whole."""
 
 import dataclasses
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +21,10 @@ from imgclf.models import ImageClassifier, create_classifier, designed_norm_laye
 from imgclf.pipeline.data import load_and_split
 from imgclf.pipeline.inputs import num_parameters, record_inputs
 from imgclf.pipeline.outcome import record_outcome
-from imgclf.pipeline.run import History, Run
-from imgclf.progress import TrainingDisplay, print_start, say
+from imgclf.pipeline.run import History, Run, end_early
+from imgclf.progress import TrainingDisplay, print_start
 from imgclf.tracking.identity import create_identity
-from imgclf.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+from imgclf.tracking.tracker import FINISHED, Tracker
 from imgclf.training.device import Compute, choose_compute
 from imgclf.training.loop import EpochEnd, Snapshot, TrainState, train_epochs
 from imgclf.training.selection import Selection
@@ -64,7 +65,9 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     """
     config = config or TrainConfig()
     compute = choose_compute(config)
+    started = time.perf_counter()
     dataset, split = load_and_split(config)
+    loaded = time.perf_counter()
     config = _resolve(config, compute, dataset)
     model = create_model(config, dataset, split)
     scan = scan_dataset(dataset, split)
@@ -75,10 +78,18 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     try:
         run = Run(config, compute, dataset, split, scan, tracker, folder)
         record_inputs(run, model)
+        begun = time.perf_counter()
         selection, history = _fit(run, model)
+        trained = time.perf_counter()
         metrics = record_outcome(run, model, selection, history)
+        timings = {
+            "time/data_seconds": loaded - started,
+            "time/train_seconds": trained - begun,
+            "time/evaluation_seconds": time.perf_counter() - trained,
+        }
+        tracker.metrics({}, step=0, summary=timings)
     except BaseException as error:
-        _end_early(tracker, error)
+        end_early(tracker, error)
         raise
     not_sent = tuple(tracker.finish(FINISHED))
     tracker.check()
@@ -91,15 +102,6 @@ def train(config: TrainConfig | None = None) -> TrainResult:
         metrics=metrics,
         not_sent=not_sent,
     )
-
-
-def _end_early(tracker: Tracker, error: BaseException) -> None:
-    """Record how a run ended that did not finish, and say whether MLflow knows."""
-    status = KILLED if isinstance(error, KeyboardInterrupt | SystemExit) else FAILED
-    say(f"ending the run as {status}")
-    tracker.tags({"imgclf.error": " ".join(f"{type(error).__name__}: {error}".split())})
-    for problem in tracker.finish(status):
-        say(f"MLflow was not told: {problem}")
 
 
 def create_model(config: TrainConfig, dataset: ImageDataset, split: Split) -> ImageClassifier:
@@ -166,6 +168,7 @@ def _fit(run: Run, model: ImageClassifier) -> tuple[Selection, History]:
     history: History = {}
     # Gathered once: they are the same in every epoch.
     val_images = dataset.inputs(split.val)
+    epoch_start = time.perf_counter()
     with TrainingDisplay(config.epochs, loader.steps_per_epoch) as display:
         for event in train_epochs(state, loader, config, run.compute):
             run.tracker.check()
@@ -176,7 +179,9 @@ def _fit(run: Run, model: ImageClassifier) -> tuple[Selection, History]:
             is_best = _select(selection, event, validation)
             if is_best:
                 save_weights(state.selected_model, run.folder / "model" / "weights.safetensors")
-            metrics = _epoch_metrics(event, validation)
+            epoch_end = time.perf_counter()
+            metrics = _epoch_metrics(event, validation, epoch_end - epoch_start)
+            epoch_start = epoch_end
             run.tracker.metrics(metrics, step=event.epoch, summary=selection.metrics())
             for name, value in metrics.items():
                 history.setdefault(name, []).append((event.epoch, value))
@@ -201,11 +206,12 @@ def _select(selection: Selection, end: EpochEnd, validation: Metrics | None) -> 
     return selection.update(end.epoch, validation.scalars("val"))
 
 
-def _epoch_metrics(end: EpochEnd, validation: Metrics | None) -> dict[str, float]:
+def _epoch_metrics(end: EpochEnd, validation: Metrics | None, seconds: float) -> dict[str, float]:
     metrics = {
         "train/loss": end.loss,
         "train/accuracy": end.accuracy,
         "lr": end.learning_rate,
         "images_per_second": end.images_per_second,
+        "epoch_seconds": seconds,
     }
     return metrics if validation is None else metrics | validation.scalars("val")
