@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
@@ -102,7 +103,7 @@ PANELS = {
         "Test": "epoch/test_accuracy",
     },
     "Validation, macro": {"Precision": "val/precision", "Recall": "val/recall", "F1": "val/f1"},
-    LEARNING_RATE: {"After the epoch": "lr"},
+    LEARNING_RATE: {"End of the epoch": "lr"},
 }
 
 
@@ -122,10 +123,10 @@ def curves(
     titles = [title for title, series in PANELS.items() if finite & set(series.values())]
     if not titles:
         return message("No epochs recorded")
-    columns = min(len(titles), 2)
+    columns = 2 if len(titles) == 4 else len(titles)
     rows = math.ceil(len(titles) / columns)
-    figure = Figure(figsize=(5 * columns, 3.6 * rows), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)
+    layout = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08)
+    figure = Figure(figsize=(5 * columns, 3.6 * rows), layout=layout)
     for position, title in enumerate(titles, start=1):
         axes = figure.add_subplot(rows, columns, position)
         for (label, name), colour in zip(PANELS[title].items(), SERIES_COLOURS, strict=False):

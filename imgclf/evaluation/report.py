@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from imgclf.evaluation import figures, image_grids
@@ -97,8 +98,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     save(picture, folder / CONFUSION_PICTURE)
     picture = figures.per_class(metrics.per_class, classes, title=f"{title}: quality by class")
     save(picture, folder / PER_CLASS_PICTURE)
-    _draw_correct(folder / CORRECT_PICTURE, evaluation)
-    _draw_misclassified(folder / MISCLASSIFIED_PICTURE, evaluation)
+    save(correct_images(evaluation), folder / CORRECT_PICTURE)
+    save(confident_mistakes(evaluation), folder / MISCLASSIFIED_PICTURE)
 
 
 def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -156,21 +157,21 @@ def _write_confusion(path: Path, evaluation: Evaluation) -> None:
     write_csv(path, ["true \\ predicted", *classes], rows)
 
 
-def _draw_correct(path: Path, evaluation: Evaluation) -> None:
+def correct_images(evaluation: Evaluation) -> Figure:
+    """Draw a few correctly classified images of every class, the same at each call."""
     right = np.flatnonzero(evaluation.predicted == evaluation.labels)
     total, subject = len(evaluation.labels), _subject(evaluation)
     shown = _a_few_of_every_class(right, evaluation.labels)
     heading = f"{len(right):,} of {total:,} {subject} classified correctly"
     if len(shown) < len(right):
         heading += f", {len(shown)} of them at random"
-    picture = image_grids.correct(
+    return image_grids.correct(
         evaluation.images[shown],
         evaluation.labels[shown],
         evaluation.confidence[shown],
         evaluation.classes,
         heading,
     )
-    save(picture, path)
 
 
 def _a_few_of_every_class(
@@ -190,7 +191,8 @@ def _a_few_of_every_class(
     return np.concatenate([np.empty(0, np.int64), *chosen])
 
 
-def _draw_misclassified(path: Path, evaluation: Evaluation) -> None:
+def confident_mistakes(evaluation: Evaluation) -> Figure:
+    """Draw the misclassified images whose wrong class has the highest probability."""
     wrong = np.flatnonzero(evaluation.predicted != evaluation.labels)
     confidence = evaluation.confidence
     shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN_MISTAKES]
@@ -203,7 +205,7 @@ def _draw_misclassified(path: Path, evaluation: Evaluation) -> None:
         heading = (
             f"{len(wrong):,} of {total:,} {subject} misclassified, the {len(shown)} most confident"
         )
-    picture = image_grids.misclassified(
+    return image_grids.misclassified(
         evaluation.images[shown],
         evaluation.labels[shown],
         evaluation.predicted[shown],
@@ -211,7 +213,6 @@ def _draw_misclassified(path: Path, evaluation: Evaluation) -> None:
         evaluation.classes,
         heading,
     )
-    save(picture, path)
 
 
 def _subject(evaluation: Evaluation) -> str:

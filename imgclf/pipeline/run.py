@@ -1,11 +1,14 @@
 """A run in progress."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.splits import Split
+from imgclf.tracking.environment import environment_tags
 from imgclf.tracking.tracker import Tracker
 from imgclf.training.device import Compute
 
@@ -15,7 +18,12 @@ History = dict[str, list[tuple[int, float]]]
 
 @dataclass(frozen=True)
 class Run:
-    """A run in progress: what every stage of it needs."""
+    """A run in progress: what every stage of it needs.
+
+    Attributes:
+        config: resolved.
+        started: when, in seconds of `time.monotonic`.
+    """
 
     config: TrainConfig
     compute: Compute
@@ -23,3 +31,9 @@ class Run:
     split: Split
     tracker: Tracker
     folder: Path
+    started: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        """Device, versions and git commit, as they were when this was first asked for."""
+        return environment_tags(self.compute.device_name, self.config)

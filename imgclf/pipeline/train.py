@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from imgclf.config import AUTO, TrainConfig
 from imgclf.data.augment import Augmentation
 from imgclf.data.dataset import ImageDataset
-from imgclf.data.loader import TrainLoader
+from imgclf.data.loader import Batch, TrainLoader
 from imgclf.data.splits import Split
+from imgclf.evaluation.drawing import save
+from imgclf.evaluation.image_grids import image_grid, target_titles
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.metrics import Metrics, compute_metrics
 from imgclf.models import ImageClassifier, create_classifier
@@ -27,6 +29,8 @@ from imgclf.training.device import Compute, choose_compute
 from imgclf.training.loop import EpochEnd, Snapshot, TrainState, train_epochs
 from imgclf.training.selection import Selection
 from imgclf.training.weights import save_weights
+
+SHOWN_SAMPLES = 36
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,8 @@ def _fit(run: Run, model: ImageClassifier) -> tuple[Selection, History]:
     history: History = {}
     # Gathered once: they are the same in every epoch.
     val_images = dataset.inputs(split.val)
+    test_images = dataset.inputs(split.test) if config.track_test else None
+    _record_samples(run, next(loader.epoch(1)))
     with TrainingDisplay(config.epochs, loader.steps_per_epoch) as display:
         for event in train_epochs(state, loader, config, run.compute):
             run.tracker.check()
@@ -173,6 +179,8 @@ def _fit(run: Run, model: ImageClassifier) -> tuple[Selection, History]:
             if is_best:
                 save_weights(state.selected_model, run.folder / "model" / "weights.safetensors")
             metrics = _epoch_metrics(event, validation)
+            if test_images is not None:
+                metrics["epoch/test_accuracy"] = _test_accuracy(run, state, test_images)
             run.tracker.metrics(metrics, step=event.epoch, summary=selection.metrics())
             for name, value in metrics.items():
                 history.setdefault(name, []).append((event.epoch, value))
@@ -188,6 +196,21 @@ def _validate(run: Run, state: TrainState, images: NDArray[np.uint8]) -> Metrics
         return None
     logits = predict_logits(state.selected_model, images, run.compute.device)
     return compute_metrics(logits, run.dataset.labels[run.split.val])
+
+
+def _test_accuracy(run: Run, state: TrainState, images: NDArray[np.uint8]) -> float:
+    """Evaluate an epoch on the test split, for curves; nothing may be chosen by it."""
+    logits = predict_logits(state.selected_model, images, run.compute.device)
+    return compute_metrics(logits, run.dataset.labels[run.split.test]).accuracy
+
+
+def _record_samples(run: Run, batch: Batch) -> None:
+    """Show what the network is about to see, so that wrong labels or crops are noticed early."""
+    images = batch.images[:SHOWN_SAMPLES].cpu().numpy()
+    titles = target_titles(batch.labels[:SHOWN_SAMPLES].cpu().numpy(), run.dataset.classes)
+    heading = "First training batch, after augmentation"
+    save(image_grid(images, titles, heading=heading), run.folder / "samples.png")
+    run.tracker.artifact("samples.png")
 
 
 def _select(selection: Selection, end: EpochEnd, validation: Metrics | None) -> bool:
