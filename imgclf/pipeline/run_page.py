@@ -52,7 +52,7 @@ def run_page(
         unreadable=dataset.unreadable,
         curves=folder / "curves.png",
         samples=folder / "samples.png",
-        parameters=_parameters(run.config),
+        parameters=parameters(run.config),
         files=FILES,
     )
 
@@ -105,19 +105,22 @@ def _commit(environment: dict[str, str]) -> str:
     return environment.get("git.commit", "") + changed
 
 
-def _parameters(config: TrainConfig) -> list[Parameter]:
-    given = config.overridden()
-    parameters = []
+def parameters(config: TrainConfig) -> list[Parameter]:
+    """Say of every parameter who chose it: the run, its recipe, or nobody."""
+    given = {*config.overridden(), *({"recipe"} if config.recipe else ())}
+    described = []
     for field in dataclasses.fields(TrainConfig):
         value = getattr(config, field.name)
-        if value == field.default:
-            # A recipe's other value was overridden by the default one.
-            origin = "run" if field.name in given and field.name != "recipe" else "default"
-        else:
-            origin = "run" if field.name in given or field.name == "recipe" else "recipe"
-        flag = "--" + field.name.replace("_", "-")
-        parameters.append(Parameter(flag, _text(value), _text(field.default), origin))
-    return parameters
+        unlike_default = "default" if value == field.default else "recipe"
+        described.append(
+            Parameter(
+                name="--" + field.name.replace("_", "-"),
+                value=_text(value),
+                default=_text(field.default),
+                origin="run" if field.name in given else unlike_default,
+            )
+        )
+    return described
 
 
 def _text(value: object) -> str:
