@@ -157,7 +157,8 @@ def save_samples(dataset: "ImageDataset", path: Path, each: int = 4, most: int =
     """Write a picture of the first images of each class."""
     import numpy as np
 
-    from imgclf.evaluation import figures
+    from imgclf.evaluation.drawing import save
+    from imgclf.evaluation.image_grids import image_grid
 
     chosen = [
         position
@@ -166,7 +167,7 @@ def save_samples(dataset: "ImageDataset", path: Path, each: int = 4, most: int =
     ][:most]
     images = dataset.inputs(np.array(chosen))
     titles = [dataset.classes[dataset.labels[position]] for position in chosen]
-    figures.save(figures.image_grid(images, titles, heading=f"Samples of {dataset.name}"), path)
+    save(image_grid(images, titles, heading=f"Samples of {dataset.name}"), path)
 
 
 def print_models() -> None:

@@ -16,8 +16,8 @@ from imgclf.data.dataset import TEST, VAL, ImageDataset
 from imgclf.data.sources import load_dataset
 from imgclf.data.splits import split_dataset
 from imgclf.errors import ImgclfError, UsageError
-from imgclf.evaluation.metrics import Metrics, compute_metrics
-from imgclf.evaluation.report import write_report
+from imgclf.evaluation.page import Page, write_html
+from imgclf.evaluation.report import Evaluation, write_evaluation
 from imgclf.pipeline.open_model import OpenedModel, open_model
 from imgclf.pipeline.run import end_early
 from imgclf.preprocess import to_array
@@ -140,11 +140,17 @@ def evaluate(
             }
         )
         _record_inputs(tracker, evaluated, images, subset)
-        logits = evaluated.answer(inputs)
-        metrics = compute_metrics(logits, subset.labels)
-        _write(folder / subset.split, images, subset, inputs, logits, evaluated.card, metrics)
+        evaluation = Evaluation(
+            split=subset.split,
+            images=inputs,
+            names=[images.names[position] for position in subset.positions],
+            labels=subset.labels,
+            logits=evaluated.answer(inputs),
+            classes=evaluated.card.classes,
+        )
+        _write(folder / subset.split, evaluation, evaluated, images)
         tracker.artifact(subset.split, subset.split)
-        values = metrics.scalars(subset.split)
+        values = evaluation.metrics.scalars(subset.split)
         timings = {
             "time/data_seconds": loaded - started,
             "time/evaluation_seconds": time.perf_counter() - loaded,
@@ -256,17 +262,22 @@ def _record_inputs(
     tracker.dataset(images.name, images.digest, "evaluation", images.source, profile)
 
 
-def _write(
-    folder: Path,
-    images: ImageDataset,
-    subset: _Subset,
-    inputs: NDArray[np.uint8],
-    logits: NDArray[np.float32],
-    card: ModelCard,
-    metrics: Metrics,
-) -> None:
-    names = [images.names[position] for position in subset.positions]
-    write_report(folder, inputs, names, subset.labels, logits, card.classes, metrics)
+def _write(folder: Path, evaluation: Evaluation, model: OpenedModel, images: ImageDataset) -> None:
+    write_evaluation(evaluation, folder)
+    facts = {
+        "Model": model.name,
+        "Training run": model.training_run,
+        "SHA-256": model.sha256,
+        "Data set": f"{images.name}: {images.source}",
+        "Data digest": images.digest[:12],
+    }
+    page = Page(
+        title=f"{model.name} on {images.name}",
+        evaluations={Path(): evaluation},
+        facts={label: value for label, value in facts.items() if value},
+        unreadable=images.unreadable,
+    )
+    write_html(folder / "report.html", page)
 
 
 def _create(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """A run in progress, and the end of one that does not finish."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from imgclf.config import TrainConfig
@@ -8,6 +10,7 @@ from imgclf.data.dataset import ImageDataset
 from imgclf.data.scan import Scan
 from imgclf.data.splits import Split
 from imgclf.progress import say
+from imgclf.tracking.environment import environment_tags
 from imgclf.tracking.tracker import FAILED, KILLED, Tracker
 from imgclf.training.device import Compute
 
@@ -17,7 +20,12 @@ History = dict[str, list[tuple[int, float]]]
 
 @dataclass(frozen=True)
 class Run:
-    """A run in progress: what every stage of it needs."""
+    """A run in progress: what every stage of it needs.
+
+    Attributes:
+        config: resolved.
+        started: when, in seconds of `time.monotonic`.
+    """
 
     config: TrainConfig
     compute: Compute
@@ -26,6 +34,12 @@ class Run:
     scan: Scan
     tracker: Tracker
     folder: Path
+    started: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        """Device, versions and git commit, as they were when this was first asked for."""
+        return environment_tags(self.compute.device_name, self.config)
 
 
 def end_early(tracker: Tracker, error: BaseException) -> None:

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from imgclf.config import AUTO, TrainConfig
 from imgclf.data.augment import Augmentation
 from imgclf.data.dataset import ImageDataset
-from imgclf.data.loader import TrainLoader
+from imgclf.data.loader import Batch, TrainLoader
 from imgclf.data.scan import scan_dataset
 from imgclf.data.splits import Split
+from imgclf.evaluation.drawing import save
+from imgclf.evaluation.image_grids import image_grid, target_titles
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.metrics import Metrics, compute_metrics
 from imgclf.models import ImageClassifier, create_classifier, designed_norm_layer
@@ -29,6 +31,8 @@ from imgclf.training.device import Compute, choose_compute
 from imgclf.training.loop import EpochEnd, Snapshot, TrainState, train_epochs
 from imgclf.training.selection import Selection
 from imgclf.training.weights import save_weights
+
+SHOWN_SAMPLES = 36
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     dataset, split = load_and_split(config)
     loaded = time.perf_counter()
     config = _resolve(config, compute, dataset)
+    size = dataset.preprocessing
+    augmentation = Augmentation.from_config(config, size.height, size.width)
     model = create_model(config, dataset, split)
     scan = scan_dataset(dataset, split)
     print_start(config, compute, dataset, split, scan, num_parameters(model))
@@ -79,7 +85,7 @@ def train(config: TrainConfig | None = None) -> TrainResult:
         run = Run(config, compute, dataset, split, scan, tracker, folder)
         record_inputs(run, model)
         begun = time.perf_counter()
-        selection, history = _fit(run, model)
+        selection, history = _fit(run, model, augmentation)
         trained = time.perf_counter()
         metrics = record_outcome(run, model, selection, history)
         timings = {
@@ -148,11 +154,9 @@ def _resolve(config: TrainConfig, compute: Compute, dataset: ImageDataset) -> Tr
     )
 
 
-def _fit(run: Run, model: ImageClassifier) -> tuple[Selection, History]:
+def _fit(run: Run, model: ImageClassifier, augmentation: Augmentation) -> tuple[Selection, History]:
     """Train; keep the best epoch's weights in ``model/weights.safetensors``."""
     config, dataset, split = run.config, run.dataset, run.split
-    size = dataset.preprocessing
-    augmentation = Augmentation.from_config(config, size.height, size.width)
     whole = augmentation.reads_beyond_the_centre
     stored = dataset.images if whole else dataset.inputs(slice(None))
     loader = TrainLoader(
@@ -168,6 +172,8 @@ def _fit(run: Run, model: ImageClassifier) -> tuple[Selection, History]:
     history: History = {}
     # Gathered once: they are the same in every epoch.
     val_images = dataset.inputs(split.val)
+    test_images = dataset.inputs(split.test) if config.track_test else None
+    _record_samples(run, next(loader.epoch(1))[0])
     epoch_start = time.perf_counter()
     with TrainingDisplay(config.epochs, loader.steps_per_epoch) as display:
         for event in train_epochs(state, loader, config, run.compute):
@@ -182,6 +188,8 @@ def _fit(run: Run, model: ImageClassifier) -> tuple[Selection, History]:
             epoch_end = time.perf_counter()
             metrics = _epoch_metrics(event, validation, epoch_end - epoch_start)
             epoch_start = epoch_end
+            if test_images is not None:
+                metrics["epoch/test_accuracy"] = _test_accuracy(run, state, test_images)
             run.tracker.metrics(metrics, step=event.epoch, summary=selection.metrics())
             for name, value in metrics.items():
                 history.setdefault(name, []).append((event.epoch, value))
@@ -197,6 +205,21 @@ def _validate(run: Run, state: TrainState, images: NDArray[np.uint8]) -> Metrics
         return None
     logits = predict_logits(state.selected_model, images, run.compute.device)
     return compute_metrics(logits, run.dataset.labels[run.split.val])
+
+
+def _test_accuracy(run: Run, state: TrainState, images: NDArray[np.uint8]) -> float:
+    """Evaluate an epoch on the test split, for curves; nothing may be chosen by it."""
+    logits = predict_logits(state.selected_model, images, run.compute.device)
+    return compute_metrics(logits, run.dataset.labels[run.split.test]).accuracy
+
+
+def _record_samples(run: Run, batch: Batch) -> None:
+    """Show what the network is about to see, so that wrong labels or crops are noticed early."""
+    images = batch.images[:SHOWN_SAMPLES].cpu().numpy()
+    titles = target_titles(batch.targets[:SHOWN_SAMPLES].cpu().numpy(), run.dataset.classes)
+    heading = "First training batch, after augmentation"
+    save(image_grid(images, titles, heading=heading), run.folder / "samples.png")
+    run.tracker.artifact("samples.png")
 
 
 def _select(selection: Selection, end: EpochEnd, validation: Metrics | None) -> bool:
