@@ -83,7 +83,7 @@ def test_train_export_predict_and_evaluate_through_the_runner(checkout):
 
     folder = checkout / "exports" / "digits"
     model, image = folder / "model.onnx", folder / "example.png"
-    for address in (str(model), "models:/imgclf-digits@champion", f"runs:/{run_id}"):
+    for address in (str(model), "models:/imgclf-digits@champion"):
         parameters = ("-P", f"model={address}", "-P", f"image={image}")
         done = mlflow_run(checkout, "-e", "predict", *parameters)
         assert done.returncode == 0, done.stderr
