@@ -102,6 +102,13 @@ def test_help_and_mistakes_are_answered_without_loading_libraries(arguments: str
     assert last == f" {code} []"
 
 
+def test_predicting_with_a_file_loads_neither_torch_nor_mlflow(exported, digit_files: Path):
+    image = next((digit_files / "3").iterdir())
+    model = Path(exported.model).absolute()
+    last = python(HEAVY_MODULES_AFTER, "predict", model, image).splitlines()[-1]
+    assert last == " 0 ['PIL', 'numpy', 'onnxruntime']"
+
+
 def test_public_names_are_all_there_and_load_on_first_use():
     for name in imgclf.__all__:
         assert getattr(imgclf, name).__name__ == name

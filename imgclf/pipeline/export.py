@@ -87,9 +87,9 @@ def export(
     chosen = _choose_run(run, dataset, moved, experiment)
     if adopted_run():
         tag_runner_run(adopted_run(), {TRAINING_RUN_TAG: chosen.mlflow_run_id})
-    target = _target(Path(exports_dir), name or chosen.dataset)
     with download_model(chosen) as folder:
         trained = load_trained_model(folder)
+    target = _target(Path(exports_dir), name or chosen.dataset)
     _refuse_other_model(target, trained.card)
     say(f"exporting run {chosen.run_id} ({chosen.dataset}, {chosen.model})")
     config = trained.config
