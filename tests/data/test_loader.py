@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -111,7 +113,7 @@ def test_batches_hold_the_epochs_augmented_pixels() -> None:
 
 
 @pytest.mark.parametrize("mixing", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 2.0}])
-def test_batches_hold_the_probabilities_of_mixed_images(mixing: dict[str, float]) -> None:
+def test_batches_hold_the_probabilities_of_mixed_images(mixing: dict[str, Any]) -> None:
     """Images of one value, 40 times their label: what is seen of a class is in the targets."""
     labels = np.arange(50, dtype=np.int64) % 5
     images = np.broadcast_to((labels * 40).astype(np.uint8)[:, None, None, None], (50, 9, 9, 1))
