@@ -79,11 +79,12 @@ def shorten(text: str, widest: float) -> str:
 
 def class_labels(classes: Sequence[str], widest: float = WIDEST_LABEL) -> list[str]:
     """Short printable labels; the class number leads where a label alone would be ambiguous."""
-    labels = [shorten(printable(name) or "□", widest) for name in classes]
+    names = [printable(name) or "□" for name in classes]
+    labels = [shorten(name, widest) for name in names]
     uses = Counter(labels)
     return [
-        shorten(f"{number}: {label}", widest) if uses[label] > 1 or "□" in label else label
-        for number, label in enumerate(labels)
+        shorten(f"{number}: {name}", widest) if uses[label] > 1 or "□" in label else label
+        for number, (name, label) in enumerate(zip(names, labels, strict=True))
     ]
 
 
