@@ -37,12 +37,13 @@ house_style = style.context(STYLE, after_reset=True)
 
 WIDEST_LABEL = 13.0  # in font sizes: about 22 letters
 POINTS_PER_INCH = 72
+DOTS_PER_INCH = 150  # of saved pictures
 
 
 @house_style
 def save(figure: Figure, path: Path) -> None:
     """Write the figure as a PNG file, cropped to what is drawn."""
-    figure.savefig(path, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15)
+    figure.savefig(path, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.15)
 
 
 @cache
