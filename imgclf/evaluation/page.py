@@ -10,6 +10,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from imgclf.evaluation.drawing import DOTS_PER_INCH
 from imgclf.evaluation.report import (
     CONFUSION,
     CONFUSION_PICTURE,
@@ -27,6 +28,7 @@ TEMPLATE = "report.html.jinja"
 # Pictures above this size hold photographs, which JPEG stores in a tenth of the space.
 MOST_PNG_BYTES = 400_000
 LISTED_UNREADABLE = 20
+CSS_PIXELS_PER_INCH = 96
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def _class_rows(evaluation: Evaluation) -> list[dict[str, object]]:
 
 
 def _picture(path: Path) -> dict[str, object]:
-    """Return a picture's ``data:`` address and its size in pixels."""
+    """Return a picture's ``data:`` address and the size it was drawn for, in CSS pixels."""
     data, kind = path.read_bytes(), "png"
     with Image.open(io.BytesIO(data)) as image:
         if len(data) > MOST_PNG_BYTES:
@@ -165,5 +167,6 @@ def _picture(path: Path) -> dict[str, object]:
             # Without subsampling, coloured text stays sharp.
             image.convert("RGB").save(buffer, "JPEG", quality=85, subsampling=0)
             data, kind = buffer.getvalue(), "jpeg"
-        address = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-        return {"address": address, "width": image.width, "height": image.height}
+        width, height = (round(side * CSS_PIXELS_PER_INCH / DOTS_PER_INCH) for side in image.size)
+    address = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return {"address": address, "width": width, "height": height}

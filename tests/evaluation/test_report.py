@@ -69,7 +69,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shown_positions(figure: Figure) -> list[int]:
-    images = [axes.get_images()[0] for axes in figure.axes]
+    images = figure.axes[0].get_images()
     return [int(np.asarray(image.get_array()).flat[0]) for image in images]
 
 
@@ -175,8 +175,11 @@ def test_awkward_names_of_classes_survive(awkward: tuple[Evaluation, Path]) -> N
     with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == labels
-    text = {"image": str, "label": str, "predicted": str}
-    table = pd.read_csv(folder / "predictions.csv", dtype=text, keep_default_na=False)
+    table = pd.read_csv(
+        folder / "predictions.csv",
+        dtype={"image": str, "label": str, "predicted": str},
+        keep_default_na=False,
+    )
     assert table["label"].tolist() == labels
     assert table["predicted"].tolist() == guesses
     assert table["image"].tolist() == list(example.names)
