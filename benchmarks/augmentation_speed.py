@@ -58,8 +58,8 @@ def main(size: int, batch: int, threads: int) -> None:
         seconds = []
         for _ in range(50):
             start = time.perf_counter()
-            images = augmentation.apply(padded, chosen, draws)
-            augmentation.mix(images, labels, chosen, draws, 10)
+            images = augmentation.apply(padded, chosen, draws.rows(chosen))
+            augmentation.mix(images, labels, draws.rows(chosen), 10)
             seconds.append(time.perf_counter() - start)
         median = float(np.median(seconds))
         print(f"| {name} | {batch / median:,.0f} | {1000 * median:.1f} |", flush=True)

@@ -11,17 +11,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from imgclf.evaluation.drawing import DOTS_PER_INCH
+from imgclf.evaluation.evaluation import Evaluation
+from imgclf.evaluation.pictures import registered_pictures
 from imgclf.evaluation.report import (
     CONFUSION,
-    CONFUSION_PICTURE,
-    CORRECT_PICTURE,
-    MISCLASSIFIED_PICTURE,
     PER_CLASS,
-    PER_CLASS_PICTURE,
     PREDICTIONS,
     REPORT_JSON,
     REPORT_TEXT,
-    Evaluation,
 )
 
 TEMPLATE = "report.html.jinja"
@@ -119,15 +116,15 @@ def _section(page_folder: Path, place: Path, evaluation: Evaluation) -> dict[str
         "right": int(np.trace(metrics.confusion)),
         "figures": figures,
         "rows": _class_rows(evaluation),
-        "confusion": folder / CONFUSION_PICTURE,
-        "misclassified": folder / MISCLASSIFIED_PICTURE,
-        "correct": folder / CORRECT_PICTURE,
+        "pictures": [
+            (name.replace("_", " ").capitalize(), folder / f"{name}.png", picture.caption)
+            for name, picture in registered_pictures().items()
+        ],
         "files": {
             (place / name).as_posix(): meaning
             for name, meaning in (
                 (PREDICTIONS, "a line for each image: label, prediction, confidence"),
                 (PER_CLASS, "the table above, in full precision"),
-                (PER_CLASS_PICTURE, "the same as bars"),
                 (CONFUSION, "the confusion matrix as a table"),
                 (REPORT_TEXT, "the classification report to read"),
                 (REPORT_JSON, "the classification report for programs"),

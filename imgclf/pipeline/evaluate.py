@@ -16,8 +16,9 @@ from imgclf.data.dataset import TEST, VAL, ImageDataset
 from imgclf.data.sources import load_dataset
 from imgclf.data.splits import split_dataset
 from imgclf.errors import ImgclfError, UsageError
+from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.page import Page, write_html
-from imgclf.evaluation.report import Evaluation, write_evaluation
+from imgclf.evaluation.report import write_evaluation
 from imgclf.pipeline.open_model import OpenedModel, open_model
 from imgclf.pipeline.run import end_early
 from imgclf.preprocess import to_array

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from imgclf.config import TrainConfig
+from imgclf.evaluation.evaluation import SPLIT_TITLES, Evaluation
 from imgclf.evaluation.page import Page, Parameter
-from imgclf.evaluation.report import SPLIT_TITLES, Evaluation
 from imgclf.pipeline.run import Run
 from imgclf.training.selection import Selection
 

@@ -45,7 +45,7 @@ def test_crops_equal_pillows_crop_of_a_padded_image(
     padded = augmentation.pad(torch.from_numpy(images))
     draws = augmentation.draw(padded, seed=3, epoch=4)
     chosen = torch.from_numpy(GENERATOR.permutation(20)[:13])
-    result = augmentation.apply(padded, chosen, draws)
+    result = augmentation.apply(padded, chosen, draws.rows(chosen))
     assert result.dtype == torch.uint8
     for pixels, position in zip(result.numpy(), chosen.tolist(), strict=True):
         mode = images[position] if channels == 3 else images[position, :, :, 0]
@@ -93,9 +93,10 @@ def test_an_images_draws_do_not_depend_on_its_batch() -> None:
     images = torch.from_numpy(noise(30, 8, 8, 3))
     padded = augmentation.pad(images)
     draws = augmentation.draw(padded, seed=0, epoch=1)
-    together = augmentation.apply(padded, torch.arange(30), draws)
+    together = augmentation.apply(padded, torch.arange(30), draws.rows(torch.arange(30)))
     for position in range(30):
-        alone = augmentation.apply(padded, torch.tensor([position]), draws)
+        one = torch.tensor([position])
+        alone = augmentation.apply(padded, one, draws.rows(one))
         torch.testing.assert_close(alone[0], together[position], rtol=0, atol=0)
 
 
@@ -302,16 +303,17 @@ def test_augmentations_are_done_in_their_order(photographs: NDArray[np.uint8]) -
     )
     images = jitter_colours(images, rows["colour"], rows["hue"])
     images = cutout(rotate(images, rows["degrees"]), rows["cutout"])
-    assert torch.equal(EVERYTHING.apply(padded, chosen, drawn), images)
+    assert torch.equal(EVERYTHING.apply(padded, chosen, drawn.rows(chosen)), images)
 
 
 def test_an_images_result_does_not_depend_on_its_batch(photographs: NDArray[np.uint8]) -> None:
     """Within one grey level: sums of float32 may be taken in another order."""
     padded = torch.from_numpy(photographs)
     drawn = EVERYTHING.draw(padded, 0, 1)
-    together = EVERYTHING.apply(padded, torch.arange(20), drawn)
+    together = EVERYTHING.apply(padded, torch.arange(20), drawn.rows(torch.arange(20)))
     for position in range(20):
-        alone = EVERYTHING.apply(padded, torch.tensor([position]), drawn)
+        one = torch.tensor([position])
+        alone = EVERYTHING.apply(padded, one, drawn.rows(one))
         assert (alone[0].int() - together[position].int()).abs().max() <= 1
 
 
@@ -322,7 +324,7 @@ def test_each_image_is_mixed_with_the_one_before_it(photographs: NDArray[np.uint
     assert drawn.cutmix is not None
     order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(20) % 7
-    mixed, targets = EVERYTHING.mix(images[order], labels[order], order, drawn, 7)
+    mixed, targets = EVERYTHING.mix(images[order], labels[order], drawn.rows(order), 7)
     assert mixed.dtype == torch.uint8
     for position, (image, label) in enumerate(
         zip(order.tolist(), labels[order].tolist(), strict=True)
@@ -349,7 +351,7 @@ def test_nothing_is_mixed_unless_asked_for(photographs: NDArray[np.uint8]) -> No
     augmentation = dataclasses.replace(EVERYTHING, mixup=0.0, cutmix=0.0)
     images, labels = torch.from_numpy(photographs), torch.arange(20)
     drawn = augmentation.draw(images, 0, 1)
-    mixed, targets = augmentation.mix(images, labels, torch.arange(20), drawn, 20)
+    mixed, targets = augmentation.mix(images, labels, drawn.rows(torch.arange(20)), 20)
     assert torch.equal(mixed, images)
     assert torch.equal(targets, labels)
 
@@ -359,7 +361,7 @@ def test_a_batch_of_one_is_mixed_with_itself(photographs: NDArray[np.uint8]) -> 
     drawn = EVERYTHING.draw(torch.from_numpy(photographs), 0, 1)
     for position in range(20):
         one = torch.tensor([position])
-        mixed, targets = EVERYTHING.mix(images[one], torch.tensor([2]), one, drawn, 3)
+        mixed, targets = EVERYTHING.mix(images[one], torch.tensor([2]), drawn.rows(one), 3)
         assert torch.equal(mixed, images[one])
         torch.testing.assert_close(targets, torch.tensor([[0.0, 0.0, 1.0]]), rtol=0, atol=1e-7)
 
@@ -375,8 +377,8 @@ def test_every_size_can_be_augmented(
     augmentation = dataclasses.replace(EVERYTHING, height=size[0], width=size[1], cutout=1)
     drawn = augmentation.draw(images, 0, 1)
     chosen = torch.tensor([5, 0, 2])
-    result = augmentation.apply(images, chosen, drawn)
-    result, targets = augmentation.mix(result, chosen, chosen, drawn, 6)
+    result = augmentation.apply(images, chosen, drawn.rows(chosen))
+    result, targets = augmentation.mix(result, chosen, drawn.rows(chosen), 6)
     assert result.dtype == torch.uint8
     assert result.shape == (3, *size, channels)
     assert targets.shape == (3, 6)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.page import MOST_PNG_BYTES, Page, Parameter, write_html
-from imgclf.evaluation.report import Evaluation, write_evaluation
+from imgclf.evaluation.report import write_evaluation
 
 HOSTILE = [
     "<script>alert(1)</script>",
