@@ -219,12 +219,12 @@ class Augmentation:
 
     def _cut_out(self, padded: Tensor, indices: Tensor, draws: Draws) -> Tensor:
         size = self.height, self.width
-        top, left, flip = draws.top, draws.left, draws.flip
-        if draws.window is not None:
-            return resized_crop(padded[indices], top, left, draws.window, flip, size)
-        if padded.shape[1:3] == size and not self.horizontal_flip:
+        if draws.window is None and padded.shape[1:3] == size and not self.horizontal_flip:
             return padded[indices]
-        return crop(padded, indices, top, left, flip, size)
+        top, left, flip = draws.top, draws.left, draws.flip
+        if draws.window is None:
+            return crop(padded, indices, top, left, flip, size)
+        return resized_crop(padded[indices], top, left, draws.window, flip, size)
 
     def mix(
         self, images: Tensor, labels: Tensor, draws: Draws, num_classes: int

@@ -239,7 +239,7 @@ def test_half_of_the_images_get_mixup_and_half_cutmix(draws: Draws) -> None:
 
 
 def test_no_table_tells_anything_of_another(draws: Draws) -> None:
-    """Nor a column of another: two columns of one box or window do, and are left out."""
+    """Left out: more columns of one box or window, since these depend on each other."""
     columns = {
         f"{name} {number}": column
         for name, table in tables_of(draws).items()
@@ -250,6 +250,25 @@ def test_no_table_tells_anything_of_another(draws: Draws) -> None:
     assert len(columns) == 10
     for one, other in itertools.combinations(columns, 2):
         assert spearmanr(columns[one], columns[other]).pvalue > 1e-5, (one, other)
+
+
+def test_every_augmentation_has_a_stream_of_random_numbers_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeds: list[tuple[int, ...]] = []
+    default_rng = np.random.default_rng
+
+    def noted(seed: list[int]) -> np.random.Generator:
+        seeds.append(tuple(seed))
+        return default_rng(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", noted)
+    padded = torch.zeros(10, 20, 20, 1, dtype=torch.uint8)
+    EVERYTHING.draw(padded, seed=5, epoch=3)
+    Augmentation(8, 8, True, 0, False).draw(padded, seed=5, epoch=3)
+    assert len(seeds) == len(set(seeds)) == 10
+    # The order of the images and dropout have theirs.
+    assert not {stream for _, _, stream in seeds} & {0, 3}
 
 
 @pytest.mark.parametrize(
@@ -307,14 +326,15 @@ def test_augmentations_are_done_in_their_order(photographs: NDArray[np.uint8]) -
 
 
 def test_an_images_result_does_not_depend_on_its_batch(photographs: NDArray[np.uint8]) -> None:
-    """Within one grey level: sums of float32 may be taken in another order."""
+    """Within three grey levels: sums of float32 may be taken in another order, which can move a
+    rounded pixel by one level, and the colours' three factors are up to 1.4 each."""
     padded = torch.from_numpy(photographs)
     drawn = EVERYTHING.draw(padded, 0, 1)
     together = EVERYTHING.apply(padded, torch.arange(20), drawn.rows(torch.arange(20)))
     for position in range(20):
         one = torch.tensor([position])
         alone = EVERYTHING.apply(padded, one, drawn.rows(one))
-        assert (alone[0].int() - together[position].int()).abs().max() <= 1
+        assert (alone[0].int() - together[position].int()).abs().max() <= 3
 
 
 def test_each_image_is_mixed_with_the_one_before_it(photographs: NDArray[np.uint8]) -> None:
