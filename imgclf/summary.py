@@ -33,8 +33,9 @@ def print_training(result: "TrainResult") -> None:
     if "best/val_accuracy" in metrics:
         kept += f" (validation accuracy {metrics['best/val_accuracy']:.2%})"
     click.echo(kept)
+    top5 = f"   top-5 {metrics['test/top5']:.2%}" if "test/top5" in metrics else ""
     click.secho(
-        f"test accuracy {metrics['test/accuracy']:.2%}   F1 {metrics['test/f1']:.4f}"
+        f"test accuracy {metrics['test/accuracy']:.2%}{top5}   F1 {metrics['test/f1']:.4f}"
         f"   loss {metrics['test/loss']:.4f}",
         bold=True,
     )

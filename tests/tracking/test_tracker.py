@@ -37,6 +37,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
     environment = {key: value for key, value in os.environ.items() if "MLFLOW" not in key}
+    # Its jobs would start seven more processes, and tracking needs none of them.
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"),
