@@ -146,7 +146,7 @@ def test_help_names_the_command_under_python_m():
     [
         ("trian", "No such command 'trian'. Did you mean 'train'?"),
         ("predcit", "No such command 'predcit'. Did you mean 'predict'?"),
-        ("train --epoch 3", "No such option '--epoch'. Did you mean '--epochs'?"),
+        ("train --epoch 3", "No such option '--epoch'. (Did you mean one of: '--epochs',"),
         (
             "train --batchsize 3",
             "No such option '--batchsize'. (Did you mean one of: '--batch-size',",
@@ -259,7 +259,7 @@ def test_options_reach_the_run(trained, tmp_path: Path):
     entries = [json.loads(line) for line in journal.read_text().splitlines()]
     (recorded,) = [entry["content"]["values"] for entry in entries if entry["kind"] == "parameters"]
     # What was "auto" is recorded as what it came to.
-    settled = {"model", "device", "precision", "threads"}
+    settled = {"model", "norm_layer", "device", "precision", "threads"}
     assert set(recorded) == set(expected)
     assert {name: recorded[name] for name in recorded if name not in settled} == {
         name: str(expected[name]) for name in expected if name not in settled

@@ -52,11 +52,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         start_new_session=True,
     )
     address = f"http://127.0.0.1:{port}"
-    for _ in range(600):
+    for _ in range(1800):
         try:
-            if requests.get(f"{address}/health", timeout=1).ok:
+            if requests.get(f"{address}/health", timeout=5).ok:
                 break
-        except requests.ConnectionError:
+        except requests.RequestException:
             time.sleep(0.1)
     else:
         pytest.fail("the server did not start")
