@@ -124,6 +124,8 @@ def test_a_stopped_training_is_recorded_as_killed(signal_number, exit_code, tmp_
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
+        # A shell's background jobs, the tests among them, begin with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     for line in process.stdout:
