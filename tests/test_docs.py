@@ -53,6 +53,7 @@ from imgclf import recipes
 
 blocks = json.loads(Path(sys.argv[1]).read_text())
 lines = {"DATASETS": recipes.DATASETS, "MODELS": recipes.MODELS, "LOSSES": recipes.LOSSES}
+lines["SCHEDULES"] = recipes.SCHEDULES
 for place, code in blocks:
     name = place.partition(", in ")[2]
     if name in lines:
@@ -76,7 +77,7 @@ print(json.dumps([result.metrics["test/accuracy"], str(result.folder)]))
 def test_the_parts_of_the_page_on_extending_can_be_added_and_trained_with(tmp_path):
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n# (imgclf/[^\n]+)\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 10
     (tmp_path / "blocks.json").write_text(json.dumps(blocks))
     done = subprocess.run(
         [sys.executable, "-c", TRAIN_WITH_ADDED_PARTS, str(tmp_path / "blocks.json")],

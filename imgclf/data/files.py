@@ -52,19 +52,18 @@ class Listing:
         """Sort (path, label name, part) entries by label and path, whatever their order was.
 
         Raises:
-            ImgclfError: there are no images, or they are all of one class.
+            ImgclfError: there are no images.
         """
         ordered = sorted(entries, key=lambda entry: (entry[1], entry[0]))
         classes = sorted({label for _, label, _ in ordered})
-        if len(classes) < 2:
-            found = f"images of one class only: '{classes[0]}'" if classes else "no images"
+        if not classes:
             raise ImgclfError(
-                f"'{source}' has {found}.",
+                f"'{source}' has no images.",
                 f"Lay the images out as {root.name}/<class>/<image>, with two classes or more.",
             )
         numbers = {label: number for number, label in enumerate(classes)}
         return cls(
-            name=name,
+            name=printable(name),
             root=root,
             source=source,
             files=tuple(path for path, _, _ in ordered),
@@ -103,7 +102,7 @@ def load_listing(listing: Listing, image_size: int, max_bad_images: float) -> Im
         max_bad_images: the largest share of unreadable images accepted.
 
     Raises:
-        ImgclfError: too many unreadable images, or a class without a readable one.
+        ImgclfError: too many unreadable images.
     """
     preprocessing = _choose_size(listing.files, image_size)
     pixels, outcomes = _decode_all(listing.files, preprocessing)
@@ -117,7 +116,6 @@ def load_listing(listing: Listing, image_size: int, max_bad_images: float) -> Im
     if unreadable:
         kept = [i for i, outcome in enumerate(outcomes) if not isinstance(outcome, str)]
         listing, pixels = listing.keep(kept), pixels[kept]
-        _check_classes(listing)
     digests = tuple(image.digest for image in decoded)
     if all(image.is_grey for image in decoded):
         pixels = np.ascontiguousarray(pixels[..., :1])
@@ -215,12 +213,3 @@ def _check_unreadable(
         "Repair or remove them, or raise --max-bad-images. All are listed by: imgclf datasets"
         " FOLDER --max-bad-images 1",
     )
-
-
-def _check_classes(listing: Listing) -> None:
-    for label, name in enumerate(listing.classes):
-        if not (listing.labels == label).any():
-            raise ImgclfError(
-                f"No image of class '{name}' in '{listing.source}' can be read.",
-                "Repair its images, or remove the class.",
-            )

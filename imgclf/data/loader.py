@@ -90,8 +90,10 @@ class TrainLoader:
             for start, end in bounds:
                 chosen = order[start:end]
                 # An image that balanced sampling shows again has other draws each time.
-                again = self._config.balanced_sampling
-                drawn = draws.rows(torch.arange(start, end).to(order) if again else chosen)
+                rows = chosen
+                if self._config.balanced_sampling:
+                    rows = torch.arange(start, end, device=order.device)
+                drawn = draws.rows(rows)
                 images, labels = self._images, self._labels[chosen]
                 images = self._augmentation.apply(images, chosen, drawn)
                 images, targets = self._augmentation.mix(images, labels, drawn, self._num_classes)

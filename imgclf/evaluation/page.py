@@ -24,7 +24,6 @@ from imgclf.evaluation.report import (
 TEMPLATE = "report.html.jinja"
 # Pictures above this size hold photographs, which JPEG stores in a tenth of the space.
 MOST_PNG_BYTES = 400_000
-LISTED_UNREADABLE = 20
 CSS_PIXELS_PER_INCH = 96
 
 
@@ -56,7 +55,7 @@ class Page:
         facts: label -> value: what was evaluated, on what, with what.
         classes: class names, the rows of ``counts``.
         counts: part of the split -> its images of each class.
-        unreadable: name and reason of each image that was left out.
+        notes: what a person should know of the data.
         curves, samples: pictures of the course of training, and of its first batch.
         parameters: of the run.
         files: path relative to the page -> what it holds: files beside those of the evaluations.
@@ -68,7 +67,7 @@ class Page:
     facts: Mapping[str, str] = field(default_factory=dict)
     classes: Sequence[str] = ()
     counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    unreadable: Sequence[tuple[str, str]] = ()
+    notes: Sequence[str] = ()
     curves: Path | None = None
     samples: Path | None = None
     parameters: Sequence[Parameter] = ()
@@ -93,7 +92,6 @@ def write_html(path: Path, page: Page) -> None:
         page=page,
         sections=[_section(path.parent, *item) for item in page.evaluations.items()],
         count_rows=list(zip(page.classes, zip(*page.counts.values(), strict=True), strict=False)),
-        listed_unreadable=LISTED_UNREADABLE,
     )
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 

@@ -3,7 +3,8 @@
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.sources import load_dataset
-from imgclf.data.splits import Split, split_dataset
+from imgclf.data.splits import Split, given_split, split_dataset
+from imgclf.errors import ImgclfError
 
 
 def load_and_split(config: TrainConfig) -> tuple[ImageDataset, Split]:
@@ -15,3 +16,21 @@ def load_and_split(config: TrainConfig) -> tuple[ImageDataset, Split]:
     dataset = load_dataset(config)
     split = split_dataset(dataset, config.val_fraction, config.test_fraction, config.split_seed)
     return dataset, split
+
+
+def describe(config: TrainConfig) -> tuple[ImageDataset, Split, ImgclfError | None]:
+    """Load images to look at them, and deal them out if that can be done.
+
+    Returns:
+        the images; their split, or where that cannot be made the one that the data gives; and the
+        reason why they cannot be trained on, None where they can.
+
+    Raises:
+        ImgclfError: as `load_dataset`.
+    """
+    dataset = load_dataset(config)
+    try:
+        split = split_dataset(dataset, config.val_fraction, config.test_fraction, config.split_seed)
+        return dataset, split, None
+    except ImgclfError as problem:
+        return dataset, given_split(dataset), problem

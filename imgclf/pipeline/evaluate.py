@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -288,7 +289,7 @@ def _page(evaluation: Evaluation, model: OpenedModel, images: ImageDataset) -> P
         title=f"{model.name} on {images.name}",
         evaluations={Path(): evaluation},
         facts={label: value for label, value in facts.items() if value},
-        unreadable=images.unreadable,
+        notes=[f"unreadable: {name}: {reason}" for name, reason in images.unreadable],
     )
 
 
@@ -296,8 +297,10 @@ def _create(folder: Path) -> None:
     """Make sure before the work that its outcome can be copied there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ImgclfError(
-            f"Cannot create the folder '{folder}': {error.strerror}.",
+            f"Cannot write to the folder '{folder}': {error.strerror}.",
             "Give another place with --output-dir.",
         ) from error

@@ -97,7 +97,7 @@ def whole_page(folder: Path) -> Page:
         facts={"Run": "20261121-090144-3f2a", "Data set": HOSTILE[1]},
         classes=HOSTILE,
         counts={"Training": range(1000, 1007), "Test": [0] * 7},
-        unreadable=[(f"{name}/bad\udce9.png", "truncated") for name in HOSTILE],
+        notes=[f"{name}/bad\udce9.png: truncated" for name in HOSTILE],
         curves=folder / "curves.png",
         samples=folder / "samples.png",
         parameters=[
@@ -238,17 +238,3 @@ def test_large_photographs_are_embedded_smaller_and_look_the_same(
         difference = np.asarray(picture, np.float64) - np.asarray(photograph, np.float64)
     assert np.sqrt((difference**2).mean()) < 4
     assert len(data) < MOST_PNG_BYTES
-
-
-def test_of_many_unreadable_images_some_are_listed_and_the_rest_counted(
-    folder: Path, tmp_path: Path
-) -> None:
-    unreadable = [(f"broken-{number}.png", "truncated") for number in range(1234)]
-    path = tmp_path / "report.html"
-    page = replace(whole_page(folder), evaluations={}, unreadable=unreadable)
-    write_html(path, page)
-    text = Reader(path).text
-    assert "left out: 1,234" in text
-    assert "broken-19.png" in text
-    assert "broken-20.png" not in text
-    assert "and 1,214 more" in text

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+import torch
 from mlflow import MlflowClient
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
@@ -111,7 +112,7 @@ def test_early_stopping_ends_the_run_before_its_last_epoch(tmp_path):
     [
         ({"dataset": "nowhere"}, "no data set, folder or CSV file"),
         ({"image_size": 32}, "has a size of its own"),
-        ({"device": "cuda"}, "not available"),
+        ({"device": "mps" if torch.cuda.is_available() else "cuda"}, "not available"),
     ],
 )
 def test_a_mistake_starts_nothing(values, message, tmp_path):

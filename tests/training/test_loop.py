@@ -18,7 +18,7 @@ from imgclf.models import ImageClassifier, InputShape, NetworkSettings, create_n
 from imgclf.training import loop
 from imgclf.training.device import Compute
 from imgclf.training.loop import EpochEnd, Snapshot, TrainState, train_epochs
-from imgclf.training.optimization import learning_rate_at
+from imgclf.training.schedules import learning_rate_at
 
 CPU = torch.device("cpu")
 FP32 = Compute(CPU, torch.float32, 1, "cpu")
