@@ -1,16 +1,13 @@
 """Options that do not go together: each pair is refused before anything starts."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from imgclf.errors import UsageError
 from imgclf.options import exact
 
-if TYPE_CHECKING:
-    from imgclf.config import TrainConfig
 
-
-def refuse_contradictions(config: "TrainConfig") -> None:
-    """Raise `UsageError` where one option of a configuration makes another one useless."""
+def refuse_contradictions(config: Any) -> None:
+    """Raise `UsageError` where one option of a `TrainConfig` makes another one useless."""
     for flag, value in (("--dataset", config.dataset), ("--runs-dir", config.runs_dir)):
         if not value.strip():
             raise UsageError(f"{flag} is empty.", "Give a value, or leave the option out.")

@@ -153,3 +153,15 @@ def test_a_run_that_has_not_finished_has_no_model(workplace, tmp_path):
     with pytest.raises(ImgclfError, match="no trained model"):
         imgclf.export(run.info.run_id, exports_dir=tmp_path)
     client.delete_run(run.info.run_id)
+
+
+def test_a_run_outlives_the_recipe_file_that_it_came_from(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("epochs: 1\nlearning_rate: 3e-3\nhorizontal_flip: false\n")
+    values = {"recipe": str(recipe), "runs_dir": str(tmp_path / "runs"), "dropout": 0.2}
+    result = imgclf.train(imgclf.TrainConfig.from_dict(values))
+    recipe.unlink()
+    exported = imgclf.export(result.run_id, exports_dir=tmp_path / "exports")
+    assert exported.run.run_id == result.run_id
+    tags = MlflowClient().get_run(result.mlflow_run_id or "").data.tags
+    assert set(json.loads(tags["imgclf.recipe_overrides"])) == {"dropout", "runs_dir"}
