@@ -112,7 +112,8 @@ RECIPES = {
     "cifar10-cnn": _recipe(
         "CIFAR-10 as in the published notebook: Adam, dropout, 10 epochs",
         "Two convolutions and a dense layer of 512 with dropout 0.25, pixels from -1 to 1, Adam at "
-        "0.001, batches of 64, 10 epochs. Published claim: 70% on the test split.",
+        "0.001, batches of 64, 10 epochs. Published claim: 70% on the test split; here 72.77% on a "
+        "JPEG copy (3 seeds). Cost: about 5 minutes on two CPU cores.",
         dataset="cifar10",
         model="cifar10-cnn",
         normalization="half",
