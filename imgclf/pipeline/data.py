@@ -4,6 +4,7 @@ from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.sources import load_dataset
 from imgclf.data.splits import Split, split_dataset
+from imgclf.progress import DecodingDisplay
 
 
 def load_and_split(config: TrainConfig) -> tuple[ImageDataset, Split]:
@@ -12,6 +13,7 @@ def load_and_split(config: TrainConfig) -> tuple[ImageDataset, Split]:
     Raises:
         ImgclfError: as `load_dataset` and `split_dataset`.
     """
-    dataset = load_dataset(config)
+    with DecodingDisplay() as display:
+        dataset = load_dataset(config, display.decoded)
     split = split_dataset(dataset, config.val_fraction, config.test_fraction, config.split_seed)
     return dataset, split
