@@ -375,7 +375,6 @@ def test_only_visible_images_of_class_folders_are_taken(tiny: Path) -> None:
     (tiny / "cat" / "notes.txt").write_text("about cats")
     (tiny / "cat" / "labels.csv").write_text("a,b")
     (tiny / "cat" / "folder.png").mkdir()
-    (tiny / "cat" / "dangling.png").symlink_to(tiny / "nowhere.png")
     for hidden in (".hidden.png", ".thumbnails/x.png", "deeper/.trash/x.png"):
         write(tiny / "cat" / hidden, noise(12, 10))
     write(tiny / ".git" / "x.png", noise(12, 10))
