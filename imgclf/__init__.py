@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imgclf.config import TrainConfig
     from imgclf.errors import ImgclfError
+    from imgclf.pipeline.evaluate import EvaluationResult, evaluate
     from imgclf.pipeline.export import ExportResult, export
     from imgclf.pipeline.train import TrainResult, train
     from imgclf.predict import Prediction, Predictor
@@ -14,12 +15,14 @@ __version__ = "0.1.0"
 
 # Imported on first use: importing torch or mlflow takes seconds, and the predictor needs neither.
 _HOMES = {
+    "EvaluationResult": "imgclf.pipeline.evaluate",
     "ExportResult": "imgclf.pipeline.export",
     "ImgclfError": "imgclf.errors",
     "Prediction": "imgclf.predict",
     "Predictor": "imgclf.predict",
     "TrainConfig": "imgclf.config",
     "TrainResult": "imgclf.pipeline.train",
+    "evaluate": "imgclf.pipeline.evaluate",
     "export": "imgclf.pipeline.export",
     "train": "imgclf.pipeline.train",
 }
@@ -30,6 +33,8 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "TrainResult",
     "export",
     "ExportResult",
+    "evaluate",
+    "EvaluationResult",
     "Predictor",
     "Prediction",
     "ImgclfError",

@@ -5,60 +5,23 @@ import json
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from imgclf import __version__
+from imgclf.command import CONTEXT_SETTINGS, ConfigCommand, Group, config_options, print_error
 from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError, UsageError
-from imgclf.options import option_of
 from imgclf.recipes import DATASETS, RECIPES, nearest
 
-CONTEXT = {
-    "help_option_names": ["-h", "--help"],
-    # `mlflow run -P batch_size=32` passes "--batch_size 32".
-    "token_normalize_func": lambda name: name.replace("_", "-"),
-    "max_content_width": 100,
-}
+if TYPE_CHECKING:  # importing it loads onnxruntime
+    from imgclf.predict import Predictor
 
 
-class _Group(click.Group):
-    """Shows a person's mistake as one line with a hint, never as a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ImgclfError as error:
-            _fail(error.message, error.hint)
-            ctx.exit(error.exit_code)
-        except ModuleNotFoundError as error:
-            extra = _extra_for(error.name or "")
-            if not extra:
-                raise
-            _fail(
-                f"This command needs '{error.name}', which is not installed.",
-                f"Install it with: pip install 'imgclf[{extra}]'",
-            )
-            ctx.exit(1)
-
-
-def _fail(message: str, hint: str) -> None:
-    click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(message, err=True)
-    if hint:
-        click.echo(hint, err=True)
-
-
-def _extra_for(module: str) -> str:
-    """Return the extra that brings a module; empty for one that no extra brings."""
-    trained = ("torch", "torchvision", "mlflow", "onnx", "onnxscript", "sklearn", "matplotlib")
-    return "train" if module.split(".")[0] in (*trained, "rich", "safetensors", "yaml") else ""
-
-
-@click.group(cls=_Group, context_settings=CONTEXT, epilog="Start with:  imgclf train")
+@click.group(cls=Group, context_settings=CONTEXT_SETTINGS, epilog="Start with:  imgclf train")
 @click.version_option(__version__, prog_name="imgclf")
 def main() -> None:
     """Train an image classifier, track it in MLflow, export it as one proved ONNX file."""
@@ -66,43 +29,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command one option for each field of `TrainConfig`, in the order of the fields."""
-    for field in reversed(dataclasses.fields(TrainConfig)):
-        option = option_of(field)
-        names = [f"--{field.name.replace('_', '-')}"]
-        if option.alias:
-            names.append(f"--{option.alias}")
-        default = "true" if field.default is True else "false" if field.default is False else None
-        shown = f"{default or field.default}" or "empty"
-        allowed = f"; {option.range_text}" if option.range_text and field.type is not bool else ""
-        command = click.option(
-            *names,
-            field.name,
-            type=field.type,
-            metavar="BOOLEAN" if field.type is bool else None,
-            help=f"{option.help}  [default: {shown}{allowed}]",
-        )(command)
-    return command
-
-
-class _GroupedCommand(click.Command):
-    """Lists the options of `TrainConfig` under its groups."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        groups = {field.name: option_of(field).group for field in dataclasses.fields(TrainConfig)}
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                sections.setdefault(groups.get(parameter.name or "", "Other"), []).append(record)
-        for title, records in sections.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-@main.command(cls=_GroupedCommand)
-@_config_options
+@main.command(cls=ConfigCommand)
+@config_options
 @click.option("--save-recipe", metavar="FILE", help="Write the options to a YAML file as well.")
 def train(save_recipe: str | None, **given: Any) -> None:
     """Train a classifier and record the run in MLflow.
@@ -172,16 +100,18 @@ def export(run: str | None, dataset: str, name: str, exports_dir: str, experimen
 def predict(model: str, images: tuple[str, ...], top_k: int, as_json: bool) -> None:
     """Classify images with an exported model.
 
+    MODEL is a file, or an address in MLflow: models:/NAME@champion, models:/NAME/3, runs:/ID.
     IMAGE is a file, a folder, or - for an image on standard input.
 
     \b
     Examples:
       imgclf predict exports/digits/model.onnx exports/digits/example.png
       imgclf predict exports/digits/model.onnx photos/ --top-k 1 --json
+      imgclf predict models:/imgclf-digits@champion exports/digits/example.png
     """
-    from imgclf.predict import Predictor, Unreadable
+    from imgclf.predict import Unreadable
 
-    predictor = Predictor(Path(model))
+    predictor = _open_predictor(model)
     sources = [sys.stdin.buffer.read() if image == "-" else image for image in images]
     standard_input = {f"#{position}" for position, image in enumerate(images) if image == "-"}
     answers = []
@@ -192,7 +122,7 @@ def predict(model: str, images: tuple[str, ...], top_k: int, as_json: bool) -> N
         if as_json:
             continue
         if isinstance(answer, Unreadable):
-            _fail(f"{answer.image}: {answer.error}", "")
+            print_error(f"{answer.image}: {answer.error}")
         else:
             top = "  ".join(f"{label} {value:.2%}" for label, value in answer.top)
             click.echo(f"{answer.image}: {top}")
@@ -202,6 +132,68 @@ def predict(model: str, images: tuple[str, ...], top_k: int, as_json: bool) -> N
         raise ImgclfError(f"No images in {', '.join(images)}.", "Give image files, or a folder.")
     if any(isinstance(answer, Unreadable) for answer in answers):
         sys.exit(1)
+
+
+def _open_predictor(model: str) -> "Predictor":
+    """Open a file or an address; only an address needs mlflow."""
+    from imgclf.predict import Predictor
+    from imgclf.tracking import MODEL_SCHEMES
+
+    if not model.startswith(MODEL_SCHEMES):
+        return Predictor(Path(model))
+    from imgclf.tracking.model_address import download_model_file
+
+    with download_model_file(model) as path:
+        return Predictor(path)
+
+
+@main.command()
+@click.option(
+    "--model",
+    default="",
+    metavar="FILE|ADDRESS",
+    help="A model.onnx, or its address in MLflow (models:/NAME@champion, runs:/ID).",
+)
+@click.option("--run", metavar="ID", help="A training run: its exported model, or its weights.")
+@click.option("--dataset", required=True, metavar="NAME|FOLDER|CSV", help="The labelled images.")
+@click.option(
+    "--split",
+    default="",
+    metavar="test|val|train|all",
+    help="Images to evaluate; without it, test where the data gives a test split, else all.",
+)
+@click.option("--data-dir", default="", help="Folder for downloaded data sets.")
+@click.option(
+    "--max-bad-images",
+    default=TrainConfig.max_bad_images,
+    show_default=True,
+    help="Largest share of unreadable images accepted.",
+)
+@click.option("--output-dir", default="", help="Folder that receives tables and pictures as well.")
+@click.option(
+    "--runs-dir", default="runs", show_default=True, help="Folder that receives the run's files."
+)
+@click.option("--experiment", default="", help="MLflow experiment of the evaluation's run.")
+@click.option("--run-name", default="", help="The run's name in MLflow.")
+def evaluate(model: str, run: str | None, **options: Any) -> None:
+    """Measure a model on labelled images and record that in MLflow.
+
+    Classes are matched by name; the images may show some of the model's classes only.
+
+    \b
+    Examples:
+      imgclf evaluate --model exports/digits/model.onnx --dataset photos
+      imgclf evaluate --run 20261121-090144-3f2a --dataset digits --split test
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    from imgclf.pipeline.evaluate import evaluate as run_evaluation
+    from imgclf.summary import print_evaluation
+
+    try:
+        result = run_evaluation(model, run=run, **options)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    print_evaluation(result)
 
 
 @main.command()

@@ -84,58 +84,55 @@ class TrainConfig:
         choices=tuple(NORMALIZATIONS),
     )
     random_crop: bool = _augmentation(
-        True,
-        "Train on random windows where the stored images are larger than the input.",
+        True, "Train on random windows where the stored images are larger than the input."
     )
     crop_padding: int = _augmentation(
-        0,
-        "Pad each side by so many pixels before a random crop.",
-        minimum=0,
-        maximum=256,
+        0, "Pad each side by so many black pixels before a random crop.", minimum=0, maximum=256
     )
     horizontal_flip: bool = _augmentation(False, "Mirror half of the images left to right.")
     random_resized_crop: float = _augmentation(
         0.0,
         "Train on random parts of the image, resized to the input, of at least this share of its"
-        " area (Inception's crop; 0.35 is a start for photographs); 0: off.",
+        " area, instead of --random-crop (Inception's crop; 0.35 is a start for photographs); 0:"
+        " off.",
         minimum=0.0,
         maximum=1.0,
     )
     rotation: float = _augmentation(
         0.0,
-        "Turn each image by a random angle of at most so many degrees.",
+        "Turn each image by at most so many degrees either way; what is then empty is black.",
         minimum=0.0,
         maximum=180.0,
     )
     color_jitter: float = _augmentation(
         0.0,
         "Change brightness, contrast and saturation by random factors between 1 - this and 1 +"
-        " this.",
+        " this; grey images have no saturation.",
         minimum=0.0,
         maximum=1.0,
     )
     hue: float = _augmentation(
         0.0,
-        "Shift the hue of colour images by a random share of the colour circle, at most this.",
+        "Shift the hue of colour images either way by at most this share of the colour circle.",
         minimum=0.0,
         maximum=0.5,
     )
     cutout: int = _augmentation(
         0,
-        "Blacken a square of so many pixels a side around a random position.",
+        "Blacken a square of so many pixels a side around a random position (Cutout); 0: off.",
         minimum=0,
         maximum=1024,
     )
     mixup: float = _augmentation(
         0.0,
-        "MixUp: blend pairs of images and their labels by a share drawn from Beta(this, this); 0:"
-        " off.",
+        "MixUp: blend each image and its label with another by a share drawn from Beta(this, this);"
+        " 0: off.",
         minimum=0.0,
         maximum=10.0,
     )
     cutmix: float = _augmentation(
         0.0,
-        "CutMix: paste a box of one image into another and mix their labels by area, drawn from"
+        "CutMix: paste a box of another image into each and mix their labels by area, drawn from"
         " Beta(this, this); 0: off. With --mixup, half of the images get the one, half the other.",
         minimum=0.0,
         maximum=10.0,
@@ -335,6 +332,15 @@ def _refuse_contradictions(config: TrainConfig) -> None:
     if config.crop_padding and not config.random_crop:
         raise UsageError(
             "--crop-padding does nothing with --random-crop false.", "Drop one of the two."
+        )
+    if config.crop_padding and config.random_resized_crop:
+        raise UsageError(
+            "--crop-padding does nothing with --random-resized-crop.", "Drop one of the two."
+        )
+    if config.batch_size == 1 and (config.mixup or config.cutmix):
+        raise UsageError(
+            "--mixup and --cutmix mix the images of a batch, but --batch-size is 1.",
+            "Choose a larger --batch-size, or drop the mixing.",
         )
     if config.early_stopping_patience and config.val_fraction == 0:
         raise UsageError(

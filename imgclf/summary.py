@@ -21,6 +21,7 @@ from imgclf.tracking.runs import TrainRun
 if TYPE_CHECKING:  # importing them loads torch
     from imgclf.data.dataset import ImageDataset
     from imgclf.data.splits import Split
+    from imgclf.pipeline.evaluate import EvaluationResult
     from imgclf.pipeline.export import ExportResult
     from imgclf.pipeline.train import TrainResult
 
@@ -37,21 +38,44 @@ def print_training(result: "TrainResult") -> None:
         f"   loss {metrics['test/loss']:.4f}",
         bold=True,
     )
+    if _print_record(result):
+        _print_ui_command()
+        click.echo(f"export it:   {next_command('export', run=result.run_id)}")
+
+
+def print_evaluation(result: "EvaluationResult") -> None:
+    """Print an evaluation: its figures, what they are worth, and where it is."""
+    metrics, split = result.metrics, result.split
+    click.secho(
+        f"{split} accuracy {metrics[f'{split}/accuracy']:.2%}   F1 {metrics[f'{split}/f1']:.4f}"
+        f"   loss {metrics[f'{split}/loss']:.4f}   ({result.images:,} images of {result.dataset})",
+        bold=True,
+    )
+    if result.note:
+        click.secho(f"Note: {result.note}", fg="yellow", err=True)
+    if _print_record(result):
+        _print_ui_command()
+
+
+def _print_record(result: "TrainResult | EvaluationResult") -> bool:
+    """Print where a run is; return whether MLflow holds the whole of it."""
     click.echo()
     click.echo(f"run       {result.run_id}")
     if result.url:
         click.echo(f"MLflow    {result.url}")
     click.echo(f"files     {shown_path(result.folder)}")
+    for problem in result.not_sent:
+        click.secho(f"not sent  {problem}", fg="yellow", err=True)
     if result.not_sent:
-        for problem in result.not_sent:
-            click.secho(f"not sent  {problem}", fg="yellow", err=True)
         click.echo(f"MLflow lacks a part of this run; all of it is in {shown_path(result.folder)}")
-        return
+    return not result.not_sent
+
+
+def _print_ui_command() -> None:
     click.echo()
     arguments = ui_arguments()
     if arguments is not None:
         click.echo(f"look at it:  {shlex.join([*_mlflow(), *arguments])}")
-    click.echo(f"export it:   {next_command('export', run=result.run_id)}")
 
 
 def print_export(result: "ExportResult") -> None:
@@ -151,7 +175,8 @@ def save_samples(dataset: "ImageDataset", path: Path, each: int = 4, most: int =
     """Write a picture of the first images of each class."""
     import numpy as np
 
-    from imgclf.evaluation import figures
+    from imgclf.evaluation.drawing import save
+    from imgclf.evaluation.image_grids import image_grid
 
     chosen = [
         position
@@ -160,7 +185,7 @@ def save_samples(dataset: "ImageDataset", path: Path, each: int = 4, most: int =
     ][:most]
     images = dataset.inputs(np.array(chosen))
     titles = [dataset.classes[dataset.labels[position]] for position in chosen]
-    figures.save(figures.image_grid(images, titles, heading=f"Samples of {dataset.name}"), path)
+    save(image_grid(images, titles, heading=f"Samples of {dataset.name}"), path)
 
 
 def print_models() -> None:

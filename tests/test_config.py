@@ -143,7 +143,7 @@ def test_a_whole_number_serves_as_a_rate():
 
 
 def test_configuration_survives_json_with_every_value_changed():
-    skipped = ("recipe", "random_crop")  # they would forbid other values
+    skipped = ("recipe", "random_crop", "random_resized_crop")  # they would forbid other values
     changed = {field.name: other_value(field) for field in FIELDS if field.name not in skipped}
     config = TrainConfig.from_dict(changed)
     assert all(value != getattr(TrainConfig(), name) for name, value in changed.items())
@@ -189,6 +189,21 @@ def test_configuration_cannot_be_changed_behind_its_checks():
             "Drop one",
         ),
         (
+            {"random_resized_crop": 0.35, "crop_padding": 4},
+            "--crop-padding does nothing with --random-resized-crop.",
+            "Drop one",
+        ),
+        (
+            {"batch_size": 1, "mixup": 0.2},
+            "--mixup and --cutmix mix the images of a batch, but --batch-size is 1.",
+            "larger --batch-size",
+        ),
+        (
+            {"batch_size": 1, "cutmix": 1.0},
+            "--mixup and --cutmix mix the images of a batch, but --batch-size is 1.",
+            "larger --batch-size",
+        ),
+        (
             {"val_fraction": 0.0, "early_stopping_patience": 3},
             "--early-stopping-patience needs validation images, but --val-fraction is 0.",
             "Drop one",
@@ -212,6 +227,8 @@ def test_values_that_contradict_each_other_are_refused(
         {"optimizer": "adamw", "momentum": 0.0},
         {"val_fraction": 0.0},
         {"val_fraction": 0.1, "early_stopping_patience": 3},
+        {"random_resized_crop": 0.35, "random_crop": False},
+        {"batch_size": 2, "mixup": 0.2, "cutmix": 1.0},
     ],
 )
 def test_values_just_short_of_a_contradiction_are_accepted(values: dict[str, Any]):

@@ -66,6 +66,45 @@ class ImageDataset:
         return centre_crop(self.images[indices], size.height, size.width)
 
 
+def from_arrays(
+    name: str,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer],
+    classes: tuple[str, ...],
+    num_test: int = 0,
+    source: str = "",
+) -> ImageDataset:
+    """Make a data set of images in memory.
+
+    Args:
+        name: what a person calls it.
+        images: uint8 [n, height, width, channels] with 1 (grey) or 3 (RGB) channels.
+        labels: [n], positions in ``classes``.
+        classes: label names.
+        num_test: so many images at the end are its published test split; 0: it has none.
+        source: where it comes from, for people.
+    """
+    parts = np.full(len(images), TRAIN if num_test else FREE, np.int8)
+    parts[len(images) - num_test :] = TEST
+    names = tuple(str(position) for position in range(len(images)))
+    labels = labels.astype(np.int64)
+    digests = tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in images)
+    return ImageDataset(
+        name=name,
+        images=images,
+        labels=labels,
+        parts=parts,
+        classes=classes,
+        names=names,
+        files=(),
+        preprocessing=Preprocessing.identity(*images.shape[1:]),
+        digests=digests,
+        sizes=((images.shape[2], images.shape[1]),) * len(images),
+        digest=content_digest(classes, names, labels, digests),
+        source=source,
+    )
+
+
 def content_digest(
     classes: Sequence[str], names: Sequence[str], labels: NDArray[np.int64], digests: Sequence[str]
 ) -> str:

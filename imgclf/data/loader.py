@@ -91,7 +91,10 @@ class TrainLoader:
                 chosen = order[start:end]
                 images = self._augmentation.apply(self._images, chosen, draws)
                 labels = self._labels[chosen]
-                batches.append(Batch(images, labels, labels))
+                images, targets = self._augmentation.mix(
+                    images, labels, chosen, draws, self._num_classes
+                )
+                batches.append(Batch(images, labels, targets))
             yield batches
 
     def _order(self, epoch: int) -> NDArray[np.int64]:

@@ -1,6 +1,5 @@
 """A name or a folder -> labelled uint8 images."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,15 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from imgclf.card import Preprocessing
 from imgclf.config import TrainConfig
 from imgclf.data.cache import Progress
 from imgclf.data.csv_file import list_csv
-from imgclf.data.dataset import FREE, TEST, TRAIN, ImageDataset, content_digest
+from imgclf.data.dataset import ImageDataset, from_arrays
 from imgclf.data.files import load_listing
 from imgclf.data.folder import list_folder
 from imgclf.data.published import (
-    Published,
     load_cifar10,
     load_cifar100,
     load_fashion_mnist,
@@ -106,52 +103,28 @@ def digits(_: Path) -> ImageDataset:
     bunch: Any = load_digits()  # scikit-learn types it as a tuple as well
     # The original pixels are counts from 0 to 16.
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-    classes = tuple("0123456789")
-    return _from_arrays("digits", (images, bunch.target, classes, 0), "scikit-learn")
+    return from_arrays("digits", images, bunch.target, tuple("0123456789"), source="scikit-learn")
 
 
 @register
 def mnist(data_dir: Path) -> ImageDataset:
     """MNIST, with its published test split."""
-    return _from_arrays("mnist", load_mnist(data_dir), str(data_dir))
+    return from_arrays("mnist", *load_mnist(data_dir), source=str(data_dir))
 
 
 @register
 def fashion_mnist(data_dir: Path) -> ImageDataset:
     """Fashion-MNIST, with its published test split."""
-    return _from_arrays("fashion_mnist", load_fashion_mnist(data_dir), str(data_dir))
+    return from_arrays("fashion_mnist", *load_fashion_mnist(data_dir), source=str(data_dir))
 
 
 @register
 def cifar10(data_dir: Path) -> ImageDataset:
     """CIFAR-10, with its published test split."""
-    return _from_arrays("cifar10", load_cifar10(data_dir), str(data_dir))
+    return from_arrays("cifar10", *load_cifar10(data_dir), source=str(data_dir))
 
 
 @register
 def cifar100(data_dir: Path) -> ImageDataset:
     """CIFAR-100, with its published test split."""
-    return _from_arrays("cifar100", load_cifar100(data_dir), str(data_dir))
-
-
-def _from_arrays(name: str, published: Published, source: str) -> ImageDataset:
-    images, labels, classes, num_test = published
-    parts = np.full(len(images), TRAIN if num_test else FREE, np.int8)
-    parts[len(images) - num_test :] = TEST
-    names = tuple(str(position) for position in range(len(images)))
-    labels = labels.astype(np.int64)
-    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
-    return ImageDataset(
-        name=name,
-        images=images,
-        labels=labels,
-        parts=parts,
-        classes=classes,
-        names=names,
-        files=(),
-        preprocessing=Preprocessing.identity(*images.shape[1:]),
-        digests=tuple(digests),
-        sizes=(images.shape[2:0:-1],) * len(images),
-        digest=content_digest(classes, names, labels, digests),
-        source=source,
-    )
+    return from_arrays("cifar100", *load_cifar100(data_dir), source=str(data_dir))

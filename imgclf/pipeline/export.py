@@ -1,10 +1,10 @@
 """Export, from a run in MLflow to a proved ONNX file, in ``exports/`` and in the registry."""
 
 import dataclasses
-import json
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from imgclf.data.sources import load_dataset
 from imgclf.data.splits import Split
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.exporting import graph, parity
-from imgclf.models import ImageClassifier, create_classifier
+from imgclf.models import ImageClassifier
 from imgclf.pipeline.data import load_and_split
+from imgclf.pipeline.trained import load_trained_model
 from imgclf.predict import Predictor
 from imgclf.progress import say
 from imgclf.tracking.identity import TRAINING_RUN_TAG, adopted_run
@@ -30,8 +31,8 @@ from imgclf.tracking.model_registry import (
     register_export,
     tag_runner_run,
 )
+from imgclf.tracking.pytorch_model import log_pytorch_model
 from imgclf.tracking.runs import TrainRun, best_run, download_model, find_run
-from imgclf.training.weights import load_weights
 
 EXPORTED_FILES = MODEL_FILE, PARITY_FILE, EXAMPLE_FILE = "model.onnx", "parity.json", "example.png"
 
@@ -81,46 +82,36 @@ def export(
         ImgclfError: there is no such run, the data is not what the run was trained on, or the proof
             failed.
     """
+    started = time.perf_counter()
     moved = Path(dataset).expanduser() if dataset and Path(dataset).expanduser().exists() else None
     chosen = _choose_run(run, dataset, moved, experiment)
     if adopted_run():
         tag_runner_run(adopted_run(), {TRAINING_RUN_TAG: chosen.mlflow_run_id})
+    target = _target(Path(exports_dir), name or chosen.dataset)
     with download_model(chosen) as folder:
-        target = _target(Path(exports_dir), name or chosen.dataset)
-        config = _read_config(folder / "config.json", moved)
-        card = ModelCard.from_json((folder / "card.json").read_text(encoding="utf-8"))
-        _refuse_other_model(target, card)
-        model = create_classifier(
-            config, card.preprocessing, len(card.classes), card.mean, card.std
-        )
-        load_weights(model, folder / "weights.safetensors")
+        trained = load_trained_model(folder)
+    _refuse_other_model(target, trained.card)
     say(f"exporting run {chosen.run_id} ({chosen.dataset}, {chosen.model})")
+    config = trained.config
+    if moved:
+        config = dataclasses.replace(config, dataset=str(moved))
     images, split = _load_data(chosen, config)
     card = dataclasses.replace(
-        card, provenance={**card.provenance, "mlflow_run_id": chosen.mlflow_run_id}
+        trained.card,
+        provenance={**trained.card.provenance, "mlflow_run_id": chosen.mlflow_run_id},
     )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as workspace:
         built = Path(workspace) / "export"
         built.mkdir()
-        proof = _build_and_prove(model, card, images, split, built)
+        proof = _build_and_prove(trained.model, card, images, split, built)
         label = _write_example(images, split, built)
-        example = images.inputs(split.test[:2])
+        example = images.inputs(np.resize(split.test, 2))
         registration = register_export(chosen, built / MODEL_FILE, card, example)
+        log_pytorch_model(chosen, trained.model, card, example, trained.sha256)
         log_export_files(chosen, built, EXPORTED_FILES)
-        log_export_metrics(
-            chosen,
-            {
-                "export/max_scaled_difference": proof.max_scaled_difference,
-                "export/top1_agreement": proof.top1_agreement,
-            },
-        )
+        _log_figures(chosen, proof, time.perf_counter() - started)
         _replace_folder(built, target)
     return ExportResult(target, target / MODEL_FILE, label, chosen, proof, registration)
-
-
-def _read_config(path: Path, moved: Path | None) -> TrainConfig:
-    config = TrainConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    return dataclasses.replace(config, dataset=str(moved)) if moved else config
 
 
 def _choose_run(run: str | None, dataset: str, moved: Path | None, experiment: str) -> TrainRun:
@@ -205,6 +196,15 @@ def _write_example(images: ImageDataset, split: Split, folder: Path) -> str:
     pixels = images.images[position]
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(folder / EXAMPLE_FILE)
     return images.classes[images.labels[position]]
+
+
+def _log_figures(run: TrainRun, proof: parity.Parity, seconds: float) -> None:
+    values = {
+        "export/max_scaled_difference": proof.max_scaled_difference,
+        "export/top1_agreement": proof.top1_agreement,
+        "time/export_seconds": seconds,
+    }
+    log_export_metrics(run, values)
 
 
 def _refuse_other_model(target: Path, card: ModelCard) -> None:

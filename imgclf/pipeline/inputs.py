@@ -10,7 +10,6 @@ from imgclf.data.splits import Split
 from imgclf.evaluation.report import write_csv
 from imgclf.models import ImageClassifier
 from imgclf.pipeline.run import Run
-from imgclf.tracking.environment import environment_tags
 from imgclf.tracking.identity import (
     DATASET_DIGEST_TAG,
     DATASET_TAG,
@@ -30,7 +29,7 @@ def record_inputs(run: Run, model: ImageClassifier) -> None:
             SPLIT_DIGEST_TAG: split.digest,
             MODEL_TAG: config.model,
             "imgclf.parameters": str(num_parameters(model)),
-            **environment_tags(run.compute.device_name, config),
+            **run.environment,
         }
     )
     size = dataset.preprocessing

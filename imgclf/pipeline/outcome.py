@@ -4,12 +4,15 @@ import torch
 
 from imgclf import __version__
 from imgclf.card import ModelCard
-from imgclf.evaluation import figures
+from imgclf.evaluation.drawing import save
+from imgclf.evaluation.figures import curves
 from imgclf.evaluation.inference import predict_logits
-from imgclf.evaluation.metrics import compute_metrics
-from imgclf.evaluation.report import write_report
+from imgclf.evaluation.page import write_html
+from imgclf.evaluation.report import Evaluation, write_evaluation
 from imgclf.models import ImageClassifier
+from imgclf.pipeline.inputs import num_parameters
 from imgclf.pipeline.run import History, Run
+from imgclf.pipeline.run_page import run_page
 from imgclf.tracking.identity import EPOCHS_TAG
 from imgclf.training.selection import Selection
 from imgclf.training.weights import load_weights
@@ -19,24 +22,42 @@ def record_outcome(
     run: Run, model: ImageClassifier, selection: Selection, history: History
 ) -> dict[str, float]:
     """Test the selected weights once, and record them with all that shows how good they are."""
-    dataset, tracker, folder = run.dataset, run.tracker, run.folder
+    tracker, folder = run.tracker, run.folder
     load_weights(model, folder / "model" / "weights.safetensors")
-    images, labels = dataset.inputs(run.split.test), dataset.labels[run.split.test]
-    logits = predict_logits(model, images, run.compute.device)
-    test = compute_metrics(logits, labels)
-    metrics = selection.metrics() | test.scalars("test")
+    evaluations = [_evaluate(run, model, "test")]
+    metrics = selection.metrics() | evaluations[0].metrics.scalars("test")
     tracker.metrics({}, step=0, summary=metrics)
     tracker.tags({EPOCHS_TAG: str(selection.last_epoch)})
 
     card = _card(run, model, metrics)
     (folder / "model" / "card.json").write_text(card.to_json() + "\n", encoding="utf-8")
-    names = [dataset.names[position] for position in run.split.test]
-    write_report(folder / "test", images, names, labels, logits, dataset.classes, test)
+    if len(run.split.val):
+        # Only to files: as metrics, the epochs' figures say the same of every epoch.
+        evaluations.append(_evaluate(run, model, "val"))
+    for evaluation in evaluations:
+        write_evaluation(evaluation, folder / evaluation.split)
     best_epoch = selection.best_epoch if len(run.split.val) else None
-    figures.save(figures.curves(history, best_epoch=best_epoch), folder / "curves.png")
-    for path, artifact_folder in (("model", "model"), ("test", "test"), ("curves.png", "")):
+    save(curves(history, best_epoch=best_epoch), folder / "curves.png")
+    page = run_page(run, evaluations, selection, num_parameters(model))
+    write_html(folder / "report.html", page)
+    for split in (evaluation.split for evaluation in evaluations):
+        tracker.artifact(split, split)
+    for path, artifact_folder in (("model", "model"), ("curves.png", ""), ("report.html", "")):
         tracker.artifact(path, artifact_folder)
     return metrics
+
+
+def _evaluate(run: Run, model: ImageClassifier, split: str) -> Evaluation:
+    positions = run.split.parts[split]
+    images = run.dataset.inputs(positions)
+    return Evaluation(
+        split=split,
+        images=images,
+        names=[run.dataset.names[position] for position in positions],
+        labels=run.dataset.labels[positions],
+        logits=predict_logits(model, images, run.compute.device),
+        classes=run.dataset.classes,
+    )
 
 
 def _card(run: Run, model: ImageClassifier, metrics: dict[str, float]) -> ModelCard:

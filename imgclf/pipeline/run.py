@@ -1,13 +1,17 @@
-"""A run in progress."""
+"""A run in progress, and the end of one that does not finish."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.scan import Scan
 from imgclf.data.splits import Split
-from imgclf.tracking.tracker import Tracker
+from imgclf.progress import say
+from imgclf.tracking.environment import environment_tags
+from imgclf.tracking.tracker import FAILED, KILLED, Tracker
 from imgclf.training.device import Compute
 
 # Metric name -> (epoch, value) pairs.
@@ -16,7 +20,12 @@ History = dict[str, list[tuple[int, float]]]
 
 @dataclass(frozen=True)
 class Run:
-    """A run in progress: what every stage of it needs."""
+    """A run in progress: what every stage of it needs.
+
+    Attributes:
+        config: resolved.
+        started: when, in seconds of `time.monotonic`.
+    """
 
     config: TrainConfig
     compute: Compute
@@ -25,3 +34,18 @@ class Run:
     scan: Scan
     tracker: Tracker
     folder: Path
+    started: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        """Device, versions and git commit, as they were when this was first asked for."""
+        return environment_tags(self.compute.device_name, self.config)
+
+
+def end_early(tracker: Tracker, error: BaseException) -> None:
+    """Record how a run ended that did not finish, and say whether MLflow knows."""
+    status = KILLED if isinstance(error, KeyboardInterrupt | SystemExit) else FAILED
+    say(f"ending the run as {status}")
+    tracker.tags({"imgclf.error": " ".join(f"{type(error).__name__}: {error}".split())})
+    for problem in tracker.finish(status):
+        say(f"MLflow was not told: {problem}")

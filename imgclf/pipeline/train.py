@@ -1,6 +1,7 @@
 """Training, from a configuration to a run that MLflow holds whole."""
 
 import dataclasses
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,23 +12,27 @@ from numpy.typing import NDArray
 from imgclf.config import AUTO, TrainConfig
 from imgclf.data.augment import Augmentation
 from imgclf.data.dataset import ImageDataset
-from imgclf.data.loader import TrainLoader
+from imgclf.data.loader import Batch, TrainLoader
 from imgclf.data.scan import scan_dataset
 from imgclf.data.splits import Split
+from imgclf.evaluation.drawing import save
+from imgclf.evaluation.image_grids import image_grid, target_titles
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.metrics import Metrics, compute_metrics
 from imgclf.models import ImageClassifier, create_classifier, designed_norm_layer
 from imgclf.pipeline.data import load_and_split
 from imgclf.pipeline.inputs import num_parameters, record_inputs
 from imgclf.pipeline.outcome import record_outcome
-from imgclf.pipeline.run import History, Run
-from imgclf.progress import TrainingDisplay, print_start, say
+from imgclf.pipeline.run import History, Run, end_early
+from imgclf.progress import TrainingDisplay, print_start
 from imgclf.tracking.identity import create_identity
-from imgclf.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+from imgclf.tracking.tracker import FINISHED, Tracker
 from imgclf.training.device import Compute, choose_compute
 from imgclf.training.loop import EpochEnd, Snapshot, TrainState, train_epochs
 from imgclf.training.selection import Selection
 from imgclf.training.weights import save_weights
+
+SHOWN_SAMPLES = 36
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,12 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     """
     config = config or TrainConfig()
     compute = choose_compute(config)
+    started = time.perf_counter()
     dataset, split = load_and_split(config)
+    loaded = time.perf_counter()
     config = _resolve(config, compute, dataset)
+    size = dataset.preprocessing
+    augmentation = Augmentation.from_config(config, size.height, size.width)
     model = create_model(config, dataset, split)
     scan = scan_dataset(dataset, split)
     print_start(config, compute, dataset, split, scan, num_parameters(model))
@@ -75,10 +84,18 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     try:
         run = Run(config, compute, dataset, split, scan, tracker, folder)
         record_inputs(run, model)
-        selection, history = _fit(run, model)
+        begun = time.perf_counter()
+        selection, history = _fit(run, model, augmentation)
+        trained = time.perf_counter()
         metrics = record_outcome(run, model, selection, history)
+        timings = {
+            "time/data_seconds": loaded - started,
+            "time/train_seconds": trained - begun,
+            "time/evaluation_seconds": time.perf_counter() - trained,
+        }
+        tracker.metrics({}, step=0, summary=timings)
     except BaseException as error:
-        _end_early(tracker, error)
+        end_early(tracker, error)
         raise
     not_sent = tuple(tracker.finish(FINISHED))
     tracker.check()
@@ -91,15 +108,6 @@ def train(config: TrainConfig | None = None) -> TrainResult:
         metrics=metrics,
         not_sent=not_sent,
     )
-
-
-def _end_early(tracker: Tracker, error: BaseException) -> None:
-    """Record how a run ended that did not finish, and say whether MLflow knows."""
-    status = KILLED if isinstance(error, KeyboardInterrupt | SystemExit) else FAILED
-    say(f"ending the run as {status}")
-    tracker.tags({"imgclf.error": " ".join(f"{type(error).__name__}: {error}".split())})
-    for problem in tracker.finish(status):
-        say(f"MLflow was not told: {problem}")
 
 
 def create_model(config: TrainConfig, dataset: ImageDataset, split: Split) -> ImageClassifier:
@@ -146,12 +154,11 @@ def _resolve(config: TrainConfig, compute: Compute, dataset: ImageDataset) -> Tr
     )
 
 
-def _fit(run: Run, model: ImageClassifier) -> tuple[Selection, History]:
+def _fit(run: Run, model: ImageClassifier, augmentation: Augmentation) -> tuple[Selection, History]:
     """Train; keep the best epoch's weights in ``model/weights.safetensors``."""
     config, dataset, split = run.config, run.dataset, run.split
-    size = dataset.preprocessing
-    augmentation = Augmentation.from_config(config, size.height, size.width)
-    stored = dataset.images if augmentation.random_crop else dataset.inputs(slice(None))
+    whole = augmentation.reads_beyond_the_centre
+    stored = dataset.images if whole else dataset.inputs(slice(None))
     loader = TrainLoader(
         stored[split.train],
         dataset.labels[split.train],
@@ -165,6 +172,9 @@ def _fit(run: Run, model: ImageClassifier) -> tuple[Selection, History]:
     history: History = {}
     # Gathered once: they are the same in every epoch.
     val_images = dataset.inputs(split.val)
+    test_images = dataset.inputs(split.test) if config.track_test else None
+    _record_samples(run, next(loader.epoch(1))[0])
+    epoch_start = time.perf_counter()
     with TrainingDisplay(config.epochs, loader.steps_per_epoch) as display:
         for event in train_epochs(state, loader, config, run.compute):
             run.tracker.check()
@@ -175,7 +185,11 @@ def _fit(run: Run, model: ImageClassifier) -> tuple[Selection, History]:
             is_best = _select(selection, event, validation)
             if is_best:
                 save_weights(state.selected_model, run.folder / "model" / "weights.safetensors")
-            metrics = _epoch_metrics(event, validation)
+            epoch_end = time.perf_counter()
+            metrics = _epoch_metrics(event, validation, epoch_end - epoch_start)
+            epoch_start = epoch_end
+            if test_images is not None:
+                metrics["epoch/test_accuracy"] = _test_accuracy(run, state, test_images)
             run.tracker.metrics(metrics, step=event.epoch, summary=selection.metrics())
             for name, value in metrics.items():
                 history.setdefault(name, []).append((event.epoch, value))
@@ -193,6 +207,21 @@ def _validate(run: Run, state: TrainState, images: NDArray[np.uint8]) -> Metrics
     return compute_metrics(logits, run.dataset.labels[run.split.val])
 
 
+def _test_accuracy(run: Run, state: TrainState, images: NDArray[np.uint8]) -> float:
+    """Evaluate an epoch on the test split, for curves; nothing may be chosen by it."""
+    logits = predict_logits(state.selected_model, images, run.compute.device)
+    return compute_metrics(logits, run.dataset.labels[run.split.test]).accuracy
+
+
+def _record_samples(run: Run, batch: Batch) -> None:
+    """Show what the network is about to see, so that wrong labels or crops are noticed early."""
+    images = batch.images[:SHOWN_SAMPLES].cpu().numpy()
+    titles = target_titles(batch.targets[:SHOWN_SAMPLES].cpu().numpy(), run.dataset.classes)
+    heading = "First training batch, after augmentation"
+    save(image_grid(images, titles, heading=heading), run.folder / "samples.png")
+    run.tracker.artifact("samples.png")
+
+
 def _select(selection: Selection, end: EpochEnd, validation: Metrics | None) -> bool:
     if validation is None:
         selection.keep_last(end.epoch)
@@ -200,11 +229,12 @@ def _select(selection: Selection, end: EpochEnd, validation: Metrics | None) -> 
     return selection.update(end.epoch, validation.scalars("val"))
 
 
-def _epoch_metrics(end: EpochEnd, validation: Metrics | None) -> dict[str, float]:
+def _epoch_metrics(end: EpochEnd, validation: Metrics | None, seconds: float) -> dict[str, float]:
     metrics = {
         "train/loss": end.loss,
         "train/accuracy": end.accuracy,
         "lr": end.learning_rate,
         "images_per_second": end.images_per_second,
+        "epoch_seconds": seconds,
     }
     return metrics if validation is None else metrics | validation.scalars("val")

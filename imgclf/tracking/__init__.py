@@ -8,3 +8,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 # It tells of database migrations and model flavours on standard error; nobody asked.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+
+# How the address of a model in MLflow begins.
+MODEL_SCHEMES = ("models:/", "runs:/")

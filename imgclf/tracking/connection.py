@@ -19,6 +19,8 @@ REFUSED_HINT = (
     "Check MLFLOW_TRACKING_URI (a server's address, or sqlite:///FILE), that its server runs, and"
     " that the experiment has not been deleted."
 )
+# How different stores say that something is not there.
+_ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 _TEMPORARY = {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED", "IO_ERROR"}
 
 
@@ -32,6 +34,11 @@ def is_temporary(error: Exception) -> bool:
     if isinstance(error, MlflowException):
         return error.error_code in _TEMPORARY
     return isinstance(error, ConnectionError | TimeoutError | RequestException)
+
+
+def is_absent(error: MlflowException) -> bool:
+    """Tell whether a call failed because what it asked for does not exist."""
+    return error.error_code in _ABSENT
 
 
 def describe(error: Exception) -> str:

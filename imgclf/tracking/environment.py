@@ -11,19 +11,26 @@ _PACKAGES = ("torch", "mlflow", "numpy", "pillow", "onnx", "onnxruntime")
 
 
 def environment_tags(device_name: str, config: TrainConfig) -> dict[str, str]:
-    """Return device, versions and the state of the git checkout that the command ran in.
+    """Return what a training run was computed with: `software_tags` and the device.
 
     Args:
         device_name: the device as its maker calls it.
         config: resolved: it names the device, the precision and the threads in use.
     """
+    return {
+        **software_tags(),
+        "device": config.device,
+        "device.name": device_name,
+        "precision": config.precision,
+        "threads": str(config.threads),
+    }
+
+
+def software_tags() -> dict[str, str]:
+    """Return platform, versions and the state of the git checkout that the command ran in."""
     tags = {f"version.{name}": version(name) for name in _PACKAGES}
     tags["version.imgclf"] = __version__
     tags["version.python"] = platform.python_version()
-    tags["device"] = config.device
-    tags["device.name"] = device_name
-    tags["precision"] = config.precision
-    tags["threads"] = str(config.threads)
     tags["platform"] = platform.platform()
     commit = _git("rev-parse", "HEAD")
     if commit:

@@ -17,7 +17,9 @@ SPLIT_DIGEST_TAG = "imgclf.split_digest"
 MODEL_TAG = "imgclf.model"
 EPOCHS_TAG = "imgclf.epochs"
 TRAINING_RUN_TAG = "imgclf.training_run"
-KINDS = ("train", "export", "predict")
+# Of the file that holds a model: model.onnx, or the weights.
+SHA256_TAG = "imgclf.sha256"
+KINDS = ("train", "export", "evaluate", "predict")
 
 
 @dataclass(frozen=True)

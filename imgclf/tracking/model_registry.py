@@ -23,12 +23,16 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from numpy.typing import NDArray
 
 from imgclf.card import ModelCard
-from imgclf.tracking.connection import connect, readable_errors
-from imgclf.tracking.identity import DATASET_DIGEST_TAG, RUN_ID_TAG, SPLIT_DIGEST_TAG
+from imgclf.tracking.connection import connect, is_absent, readable_errors
+from imgclf.tracking.identity import (
+    DATASET_DIGEST_TAG,
+    RUN_ID_TAG,
+    SHA256_TAG,
+    SPLIT_DIGEST_TAG,
+)
 from imgclf.tracking.runs import TrainRun
 
 CHAMPION = "champion"
-_SHA256_TAG = "imgclf.sha256"
 _VAL_ACCURACY_TAG = "imgclf.val_accuracy"
 
 
@@ -107,7 +111,7 @@ def _find_version(
 ) -> ModelVersion | None:
     """Find the version that an earlier export of the same file has registered."""
     for found in client.search_model_versions(f"name = '{name}'"):
-        if found.run_id == run.mlflow_run_id and found.tags.get(_SHA256_TAG) == sha256:
+        if found.run_id == run.mlflow_run_id and found.tags.get(SHA256_TAG) == sha256:
             return found
     return None
 
@@ -130,7 +134,7 @@ def _log(
         RUN_ID_TAG: run.run_id,
         DATASET_DIGEST_TAG: run.dataset_digest,
         SPLIT_DIGEST_TAG: run.split_digest,
-        _SHA256_TAG: sha256,
+        SHA256_TAG: sha256,
     }
     if run.val_accuracy is not None:
         tags[_VAL_ACCURACY_TAG] = repr(run.val_accuracy)
@@ -168,8 +172,7 @@ def _update_champion(
     try:
         champion = client.get_model_version_by_alias(name, CHAMPION)
     except MlflowException as error:
-        # How different stores say that there is no such alias.
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if not is_absent(error):
             raise
         champion = None
     if champion is not None and str(champion.version) == number:

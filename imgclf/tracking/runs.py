@@ -25,6 +25,7 @@ from imgclf.tracking.identity import (
 )
 
 _MODEL_FOLDER = "model"
+EXPORTED_MODEL = "export/model.onnx"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class TrainRun:
         mlflow_run_id: MLflow's.
         name, dataset, model, status: as in the MLflow UI.
         dataset_digest, split_digest: what it was trained and selected on.
-        epochs: complete ones; 0 before the end.
+        epochs: complete ones, so far where it has not finished.
         val_accuracy: of the selected weights; None without a validation split.
         test_accuracy: of the same weights; None before the end.
         seconds: how long it ran; None while it runs.
@@ -77,7 +78,8 @@ def list_runs(experiment: str = "") -> list[TrainRun]:
         if experiment_id is None:
             return []
         runs = [
-            _from_mlflow(run) for run in _search(client, experiment_id, f"`{KIND_TAG}` = 'train'")
+            _from_mlflow(client, run)
+            for run in _search(client, experiment_id, f"`{KIND_TAG}` = 'train'")
         ]
     return sorted(runs, key=_rank)
 
@@ -134,13 +136,13 @@ def find_run(run_id: str) -> TrainRun:
         condition = "tags.`{}` = '{}'" if "-" in run_id else "attributes.run_id = '{1}'"
         query = condition.format(RUN_ID_TAG, run_id.replace("'", ""))
         found = client.search_runs(experiment_ids, query)
-    if not found:
-        raise ImgclfError(f"There is no run '{run_id}'.", "'imgclf runs' lists them.")
-    if found[0].data.tags.get(KIND_TAG) != "train":
-        raise ImgclfError(
-            f"Run '{run_id}' is not a training run of imgclf.", "'imgclf runs' lists those."
-        )
-    return _from_mlflow(found[0])
+        if not found:
+            raise ImgclfError(f"There is no run '{run_id}'.", "'imgclf runs' lists them.")
+        if found[0].data.tags.get(KIND_TAG) != "train":
+            raise ImgclfError(
+                f"Run '{run_id}' is not a training run of imgclf.", "'imgclf runs' lists those."
+            )
+        return _from_mlflow(client, found[0])
 
 
 @contextmanager
@@ -154,11 +156,18 @@ def download_model(run: TrainRun) -> Iterator[Path]:
         client = connect()
         if not client.list_artifacts(run.mlflow_run_id, _MODEL_FOLDER):
             raise ImgclfError(
-                f"Run '{run.run_id}' ({run.status}) has no model to export.",
+                f"Run '{run.run_id}' ({run.status}) has no trained model.",
                 "Choose a finished run: 'imgclf runs' lists them.",
             )
         download_artifacts(run_id=run.mlflow_run_id, artifact_path=_MODEL_FOLDER, dst_path=folder)
         yield Path(folder) / _MODEL_FOLDER
+
+
+def has_export(run: TrainRun) -> bool:
+    """Tell whether a run holds an exported model."""
+    with readable_errors():
+        found = connect().list_artifacts(run.mlflow_run_id, EXPORTED_MODEL.split("/")[0])
+    return any(item.path == EXPORTED_MODEL for item in found)
 
 
 def _search(client: MlflowClient, experiment_id: str, condition: str) -> Sequence[Run]:
@@ -172,7 +181,7 @@ def _search(client: MlflowClient, experiment_id: str, condition: str) -> Sequenc
             return runs
 
 
-def _from_mlflow(run: Run) -> TrainRun:
+def _from_mlflow(client: MlflowClient, run: Run) -> TrainRun:
     tags, metrics, info = run.data.tags, run.data.metrics, run.info
     seconds = (info.end_time - info.start_time) / 1000 if info.end_time else None
     return TrainRun(
@@ -184,13 +193,21 @@ def _from_mlflow(run: Run) -> TrainRun:
         status=info.status,
         dataset_digest=tags.get(DATASET_DIGEST_TAG, ""),
         split_digest=tags.get(SPLIT_DIGEST_TAG, ""),
-        epochs=int(tags.get(EPOCHS_TAG, "0")),
+        epochs=int(tags[EPOCHS_TAG]) if EPOCHS_TAG in tags else _epochs_so_far(client, run),
         best_epoch=int(metrics.get("best/epoch", 0)),
         val_accuracy=metrics.get("best/val_accuracy"),
         test_accuracy=metrics.get("test/accuracy"),
         seconds=seconds,
         start_time_ms=info.start_time,
     )
+
+
+def _epochs_so_far(client: MlflowClient, run: Run) -> int:
+    """Return the epochs of a run that did not come to its end: the last step of the loss."""
+    if "train/loss" not in run.data.metrics:
+        return 0
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    return max(point.step for point in history)
 
 
 def _rank(run: TrainRun) -> tuple[Any, ...]:

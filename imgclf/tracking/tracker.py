@@ -1,7 +1,8 @@
 """What the training half says of a run: first into its journal, then to MLflow in the background.
 
 Training never waits for the tracking server. A thread imports mlflow, opens the run and sends the
-journal's records in order; `Tracker.finish` waits for it, for a bounded time.
+journal's records in order; `Tracker.finish` waits for it, for a bounded time. Another thread adds
+what the machine is doing meanwhile.
 """
 
 import queue
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from imgclf.errors import ImgclfError
 from imgclf.tracking.identity import RunIdentity
 from imgclf.tracking.journal import Journal, Record
+from imgclf.tracking.system import SystemSampler
 
 if TYPE_CHECKING:  # importing it loads mlflow
     from imgclf.tracking.destination import Destination
@@ -26,7 +28,7 @@ PATIENCE_SECONDS = 60.0
 
 
 class Tracker:
-    """One run's voice.
+    """One run's voice. Safe to use from several threads.
 
     Args:
         identity: who the run is and where it belongs.
@@ -36,8 +38,12 @@ class Tracker:
     def __init__(self, identity: RunIdentity, folder: Path) -> None:
         self._journal = Journal(folder / "journal.jsonl")
         self._sender = _Sender(identity, folder)
+        # The journal's order is the order of sending.
+        self._order = threading.Lock()
         self._say("run", identity=identity.to_dict())
         self._sender.start()
+        self._sampler = SystemSampler(self.metrics)
+        self._sampler.start()
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log the run's parameters."""
@@ -89,6 +95,7 @@ class Tracker:
         Returns:
             what was not sent, in words; empty where MLflow holds the whole run.
         """
+        self._sampler.stop()
         self._say("end", status=status)
         self._journal.close()
         return self._sender.close()
@@ -104,7 +111,8 @@ class Tracker:
         return self._sender.url
 
     def _say(self, kind: str, **content: Any) -> None:
-        self._sender.send(self._journal.append(kind, **content))
+        with self._order:
+            self._sender.send(self._journal.append(kind, **content))
 
 
 class _Sender:

@@ -1,11 +1,21 @@
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from scipy.stats import chisquare
+from scipy.stats import beta, binomtest, chisquare, kstest, spearmanr, uniform
 
-from imgclf.data.augment import Augmentation
+from imgclf.config import TrainConfig
+from imgclf.data.augment import Augmentation, Draws
+from imgclf.data.colour import jitter_colours
+from imgclf.data.geometry import resized_crop, rotate
+from imgclf.data.mixing import cutout
+from imgclf.errors import UsageError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 GENERATOR = np.random.default_rng(0)
 
@@ -119,3 +129,254 @@ def test_no_augmentation_gives_the_stored_centre() -> None:
     np.testing.assert_array_equal(result, images[:, 2:7, 2:10])
     whole = augmented(Augmentation(9, 12, True, 0, False), images, 0, 1)
     np.testing.assert_array_equal(whole, images)
+
+
+# Everything at once
+
+
+EVERYTHING = Augmentation(
+    12,
+    14,
+    random_crop=False,
+    crop_padding=0,
+    horizontal_flip=True,
+    random_resized_crop=0.3,
+    color_jitter=0.4,
+    hue=0.2,
+    rotation=25.0,
+    cutout=5,
+    mixup=0.7,
+    cutmix=1.3,
+)
+TABLES = [field.name for field in dataclasses.fields(Draws)]
+SETTINGS = [field.name for field in dataclasses.fields(Augmentation)]
+
+
+def tables_of(draws: Draws) -> dict[str, torch.Tensor]:
+    tables = {name: getattr(draws, name) for name in TABLES}
+    return {name: table for name, table in tables.items() if table is not None}
+
+
+@pytest.fixture(scope="module")
+def draws() -> Draws:
+    return EVERYTHING.draw(torch.zeros(20_000, 20, 20, 1, dtype=torch.uint8), seed=5, epoch=3)
+
+
+def test_a_configuration_reaches_every_augmentation() -> None:
+    values: dict[str, Any] = {
+        name: getattr(EVERYTHING, name) for name in SETTINGS if name not in ("height", "width")
+    }
+    assert Augmentation.from_config(TrainConfig(**values), 12, 14) == EVERYTHING
+    padded = TrainConfig(random_crop=True, crop_padding=3)
+    assert Augmentation.from_config(padded, 5, 6) == Augmentation(5, 6, True, 3, False)
+
+
+def test_nothing_but_random_windows_is_on_by_default() -> None:
+    augmentation = Augmentation.from_config(TrainConfig(), 8, 8)
+    assert augmentation == Augmentation(8, 8, True, 0, False)
+    tables = tables_of(augmentation.draw(torch.zeros(5, 9, 9, 1, dtype=torch.uint8), 0, 1))
+    assert set(tables) == {"top", "left", "flip"}
+    assert not tables["flip"].any()
+
+
+def test_a_square_that_is_larger_than_the_input_is_refused() -> None:
+    Augmentation.from_config(TrainConfig(cutout=28), 28, 30)
+    with pytest.raises(UsageError) as caught:
+        Augmentation.from_config(TrainConfig(cutout=29), 28, 30)
+    assert caught.value.message == (
+        "--cutout 29 is larger than the network's input of 28x30 pixels."
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "reads_beyond"),
+    [({"random_crop": True}, True), ({"random_resized_crop": 0.5}, True), ({}, False)],
+)
+def test_windows_are_taken_from_more_than_the_centre(
+    setting: dict[str, Any], reads_beyond: bool
+) -> None:
+    config = TrainConfig(**{"random_crop": False, **setting})
+    assert Augmentation.from_config(config, 8, 8).reads_beyond_the_centre == reads_beyond
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "distribution"),
+    [
+        ("degrees", None, uniform(-25, 50)),
+        ("hue", None, uniform(-0.2, 0.4)),
+        ("colour", 0, uniform(0.6, 0.8)),
+        ("colour", 1, uniform(0.6, 0.8)),
+        ("colour", 2, uniform(0.6, 0.8)),
+    ],
+)
+def test_strengths_are_uniform_between_their_limits(
+    draws: Draws, table: str, column: int | None, distribution: Any
+) -> None:
+    values = getattr(draws, table)
+    values = values if column is None else values[:, column]
+    assert values.dtype == torch.float32
+    assert kstest(values.numpy(), distribution.cdf).pvalue > 1e-4
+
+
+def test_shares_of_mixup_follow_their_beta_distribution() -> None:
+    augmentation = dataclasses.replace(EVERYTHING, cutmix=0.0)
+    drawn = augmentation.draw(torch.zeros(20_000, 20, 20, 1, dtype=torch.uint8), 5, 3)
+    assert drawn.mixup is not None
+    assert kstest(drawn.mixup.numpy(), beta(0.7, 0.7).cdf).pvalue > 1e-4
+
+
+def test_half_of_the_images_get_mixup_and_half_cutmix(draws: Draws) -> None:
+    assert draws.mixup is not None
+    assert draws.cutmix is not None
+    is_blended = draws.mixup < 1
+    is_pasted = draws.cutmix.any(dim=1)
+    assert binomtest(int(is_blended.sum()), 20_000).pvalue > 1e-4
+    assert not (is_blended & is_pasted).any()
+    assert (is_blended | is_pasted).float().mean() > 0.99  # some boxes have no pixel
+
+
+def test_no_table_tells_anything_of_another(draws: Draws) -> None:
+    """Nor one of its columns of the next, but for the two sides of a box and of a window."""
+    names = ("flip", "degrees", "hue", "colour", "cutout", "mixup")
+    columns = [
+        (name, column)
+        for name in names
+        for column in tables_of(draws)[name].reshape(20_000, -1).numpy().T[:3]
+        if name != "cutout" or column.min() < 0
+    ]
+    columns += [("place", table.numpy()) for table in (draws.top, draws.left)]
+    for position, (name, one) in enumerate(columns):
+        for other_name, other in columns[:position]:
+            if name != other_name or name == "colour":
+                assert spearmanr(one, other).pvalue > 1e-5, (name, other_name)
+
+
+@pytest.mark.parametrize("left_out", ["horizontal_flip", *SETTINGS[6:]])
+def test_an_augmentation_that_is_left_out_changes_no_draw_of_the_others(
+    draws: Draws, left_out: str
+) -> None:
+    plain = {"horizontal_flip": False}.get(left_out, 0)
+    augmentation = dataclasses.replace(EVERYTHING, **{left_out: plain})
+    fewer = augmentation.draw(torch.zeros(20_000, 20, 20, 1, dtype=torch.uint8), 5, 3)
+    expected = tables_of(draws)
+    changed = {
+        name for name, table in tables_of(fewer).items() if not torch.equal(table, expected[name])
+    }
+    absent = set(expected) - set(tables_of(fewer))
+    # With only one of MixUp and CutMix, every image gets that one.
+    affected = {
+        "horizontal_flip": ({"flip"}, set()),
+        "color_jitter": (set(), {"colour"}),
+        "rotation": (set(), {"degrees"}),
+        "mixup": ({"cutmix"}, {"mixup"}),
+        "cutmix": ({"mixup"}, {"cutmix"}),
+    }
+    assert (changed, absent) == affected.get(left_out, (set(), {left_out}))
+
+
+def test_every_table_is_fixed_by_seed_and_epoch(draws: Draws) -> None:
+    padded = torch.zeros(20_000, 20, 20, 1, dtype=torch.uint8)
+    same, later, other = (
+        tables_of(EVERYTHING.draw(padded, seed, epoch)) for seed, epoch in ((5, 3), (5, 4), (6, 3))
+    )
+    for name, table in tables_of(draws).items():
+        assert torch.equal(same[name], table)
+        for changed in (later[name], other[name]):
+            assert not torch.equal(changed, table)
+            first, second = (each.reshape(20_000, -1)[:, 0].numpy() for each in (table, changed))
+            if name != "flip":  # the next epoch's is the opposite
+                assert spearmanr(first, second).pvalue > 1e-5, name
+
+
+def test_augmentations_are_done_in_their_order(photographs: NDArray[np.uint8]) -> None:
+    """Cut, colours, rotation, Cutout; each from its own table."""
+    padded = torch.from_numpy(photographs)
+    drawn = EVERYTHING.draw(padded, 0, 1)
+    tables = tables_of(drawn)
+    chosen = torch.tensor([7, 0, 19, 4])
+    rows = {name: table[chosen] for name, table in tables.items()}
+    images = resized_crop(
+        padded[chosen], rows["top"], rows["left"], rows["window"], rows["flip"], (12, 14)
+    )
+    images = jitter_colours(images, rows["colour"], rows["hue"])
+    images = cutout(rotate(images, rows["degrees"]), rows["cutout"])
+    assert torch.equal(EVERYTHING.apply(padded, chosen, drawn), images)
+
+
+def test_an_images_result_does_not_depend_on_its_batch(photographs: NDArray[np.uint8]) -> None:
+    """Within one grey level: sums of float32 may be taken in another order."""
+    padded = torch.from_numpy(photographs)
+    drawn = EVERYTHING.draw(padded, 0, 1)
+    together = EVERYTHING.apply(padded, torch.arange(20), drawn)
+    for position in range(20):
+        alone = EVERYTHING.apply(padded, torch.tensor([position]), drawn)
+        assert (alone[0].int() - together[position].int()).abs().max() <= 1
+
+
+def test_each_image_is_mixed_with_the_one_before_it(photographs: NDArray[np.uint8]) -> None:
+    images = torch.from_numpy(photographs[:, :12, :14])
+    drawn = EVERYTHING.draw(torch.from_numpy(photographs), 0, 1)
+    assert drawn.mixup is not None
+    assert drawn.cutmix is not None
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(20) % 7
+    mixed, targets = EVERYTHING.mix(images[order], labels[order], order, drawn, 7)
+    assert mixed.dtype == torch.uint8
+    for position, (image, label) in enumerate(
+        zip(order.tolist(), labels[order].tolist(), strict=True)
+    ):
+        before = int(order[position - 1])
+        own, other = photographs[image, :12, :14], photographs[before, :12, :14]
+        share = float(drawn.mixup[image])
+        if share < 1:
+            expected = np.rint(share * own.astype(float) + (1 - share) * other)
+            assert np.abs(mixed[position].numpy() - expected).max() <= 1  # float32, ties
+        else:
+            top, left, bottom, right = drawn.cutmix[image].tolist()
+            expected = own.copy()
+            expected[top:bottom, left:right] = other[top:bottom, left:right]
+            np.testing.assert_array_equal(mixed[position].numpy(), expected)
+            share = 1 - (bottom - top) * (right - left) / (12 * 14)
+        probabilities = np.zeros(7)
+        probabilities[label] += share
+        probabilities[before % 7] += 1 - share
+        np.testing.assert_allclose(targets[position].numpy(), probabilities, atol=1e-6)
+
+
+def test_nothing_is_mixed_unless_asked_for(photographs: NDArray[np.uint8]) -> None:
+    augmentation = dataclasses.replace(EVERYTHING, mixup=0.0, cutmix=0.0)
+    images, labels = torch.from_numpy(photographs), torch.arange(20)
+    drawn = augmentation.draw(images, 0, 1)
+    mixed, targets = augmentation.mix(images, labels, torch.arange(20), drawn, 20)
+    assert torch.equal(mixed, images)
+    assert torch.equal(targets, labels)
+
+
+def test_a_batch_of_one_is_mixed_with_itself(photographs: NDArray[np.uint8]) -> None:
+    images = torch.from_numpy(photographs[:, :12, :14])
+    drawn = EVERYTHING.draw(torch.from_numpy(photographs), 0, 1)
+    for position in range(20):
+        one = torch.tensor([position])
+        mixed, targets = EVERYTHING.mix(images[one], torch.tensor([2]), one, drawn, 3)
+        assert torch.equal(mixed, images[one])
+        torch.testing.assert_close(targets, torch.tensor([[0.0, 0.0, 1.0]]), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("stored", [(1, 1), (1, 9), (7, 1), (15, 11)])
+@pytest.mark.parametrize("size", [(1, 1), (9, 5)])
+def test_every_size_can_be_augmented(
+    stored: tuple[int, int], size: tuple[int, int], channels: int
+) -> None:
+    images = torch.from_numpy(noise(6, *stored, channels))
+    before = images.clone()
+    augmentation = dataclasses.replace(EVERYTHING, height=size[0], width=size[1], cutout=1)
+    drawn = augmentation.draw(images, 0, 1)
+    chosen = torch.tensor([5, 0, 2])
+    result = augmentation.apply(images, chosen, drawn)
+    result, targets = augmentation.mix(result, chosen, chosen, drawn, 6)
+    assert result.dtype == torch.uint8
+    assert result.shape == (3, *size, channels)
+    assert targets.shape == (3, 6)
+    result.zero_()
+    assert torch.equal(images, before)

@@ -110,6 +110,29 @@ def test_batches_hold_the_epochs_augmented_pixels() -> None:
         assert batch.images.shape[1:] == (6, 6, 3)
 
 
+@pytest.mark.parametrize("mixing", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 2.0}])
+def test_batches_hold_the_probabilities_of_mixed_images(mixing: dict[str, float]) -> None:
+    """Images of one value, 40 times their label: what is seen of a class is in the targets."""
+    labels = np.arange(50, dtype=np.int64) % 5
+    images = np.broadcast_to((labels * 40).astype(np.uint8)[:, None, None, None], (50, 9, 9, 1))
+    augmentation = Augmentation(9, 9, False, 0, False, **mixing)
+    loader = TrainLoader(images.copy(), labels, 8, augmentation, 4, CPU, 5)
+    for batch in loader.epoch(3):
+        assert batch.targets.dtype == torch.float32
+        assert batch.targets.shape == (len(batch), 5)
+        torch.testing.assert_close(batch.targets.sum(1), torch.ones(len(batch)))
+        assert (batch.targets.gather(1, batch.labels[:, None]) > 0).all()
+        seen = batch.images.float().mean(dim=(1, 2, 3))
+        expected = batch.targets @ (torch.arange(5.0) * 40)
+        torch.testing.assert_close(seen, expected, rtol=0, atol=0.501)  # rounded to whole levels
+        assert (batch.targets > 0).sum(1).max() == 2
+
+
+def test_targets_are_the_labels_where_nothing_is_mixed() -> None:
+    for batch in batches_of(loader_of(20, 8), 1):
+        assert torch.equal(batch.targets, batch.labels)
+
+
 def test_training_images_stay_as_they_were() -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 1), dtype=np.uint8)
     before = images.copy()

@@ -1,10 +1,5 @@
 import math
-import subprocess
-import sys
-import warnings
-from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -14,34 +9,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from PIL import Image
 
 from imgclf.evaluation import figures
+from imgclf.evaluation.metrics import ClassMetrics, Metrics
 
 History = dict[str, list[tuple[int, float]]]
 
-HOSTILE_NAMES = [
-    "cost_$5_and_$6",
-    r"$\frac{broken",
-    "<b>bold</b>",
-    "line\nbreak",
-    "猫犬",
-    "犬猫",
-    "dog 🐕",
-    "right-to-left \u202e override",
-    "not UTF-8 \udcff",
-    "x" * 40,
-    "W" * 40,
-    " ",
-    "",
-]
-
-
-@pytest.fixture(autouse=True)
-def warnings_are_errors() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.usefixtures("warnings_are_errors")
 
 
 def draw(figure: Figure) -> Figure:
@@ -69,31 +43,24 @@ def lines(axes: Axes) -> dict[str, Line2D]:
     return {str(line.get_label()): line for line in axes.get_lines()}
 
 
+def shown_ticks(axes: Axes) -> dict[float, str]:
+    """Value -> label of each tick on the vertical axis."""
+    bottom, top = axes.get_ylim()
+    return {
+        round(value, 9): label.get_text()
+        for value, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        if bottom <= value <= top
+    }
+
+
 def history(epochs: int, *names: str) -> History:
     return {name: [(epoch, 1 / epoch) for epoch in range(1, epochs + 1)] for name in names}
 
 
 def complete_history(epochs: int) -> History:
     validation = ("val/loss", "val/accuracy", "val/precision", "val/recall", "val/f1")
-    return history(epochs, "train/loss", "train/accuracy", *validation)
-
-
-def noise(number: int, height: int = 8, width: int = 8, channels: int = 1) -> NDArray[np.uint8]:
-    generator = np.random.default_rng(0)
-    return generator.integers(100, 150, (number, height, width, channels), dtype=np.uint8)
-
-
-def mistakes(number: int, classes: list[str], total: int = 360, wrong: int | None = None) -> Figure:
-    true_labels = np.arange(number) % len(classes)
-    return figures.misclassified(
-        noise(number),
-        true_labels,
-        (true_labels + 1) % len(classes),
-        np.linspace(0.97, 0.5, number, dtype=np.float32),
-        classes,
-        total=total,
-        wrong=number if wrong is None else wrong,
-    )
+    training = ("train/loss", "train/accuracy", "lr")
+    return history(epochs, *training, *validation, "epoch/test_accuracy")
 
 
 # Confusion matrix
@@ -190,10 +157,10 @@ def test_long_names_are_shortened_and_stay_distinct() -> None:
     assert labels[3].startswith("3: a")
 
 
-def test_hostile_names_are_drawn_as_they_are_or_by_number() -> None:
-    number = len(HOSTILE_NAMES)
+def test_hostile_names_are_drawn_as_they_are_or_by_number(hostile_names: list[str]) -> None:
+    number = len(hostile_names)
     counts = np.eye(number, dtype=np.int64)
-    figure = draw(figures.confusion_matrix(counts, HOSTILE_NAMES, title="猫 $x"))
+    figure = draw(figures.confusion_matrix(counts, hostile_names, title="猫 $x"))
     labels = tick_labels(figure.axes[0])
     assert labels[:4] == ["cost_$5_and_$6", r"$\frac{broken", "<b>bold</b>", "line break"]
     assert labels[4:7] == ["4: □□", "5: □□", "6: dog □"]
@@ -205,13 +172,15 @@ def test_hostile_names_are_drawn_as_they_are_or_by_number() -> None:
 # Curves
 
 
-def test_three_panels_show_the_series_as_given() -> None:
+def test_panels_show_the_series_as_given() -> None:
     figure = draw(figures.curves(complete_history(12)))
-    titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == ["Loss", "Accuracy", "Validation, macro"]
-    assert list(lines(figure.axes[0])) == ["Training", "Validation"]
-    assert list(lines(figure.axes[1])) == ["Training", "Validation"]
-    assert list(lines(figure.axes[2])) == ["Precision", "Recall", "F1"]
+    panels = {axes.get_title(loc="left"): list(lines(axes)) for axes in figure.axes}
+    assert panels == {
+        "Loss": ["Training", "Validation"],
+        "Accuracy": ["Training", "Validation", "Test"],
+        "Validation, macro": ["Precision", "Recall", "F1"],
+        "Learning rate": ["End of the epoch"],
+    }
     for axes in figure.axes:
         for line in lines(axes).values():
             np.testing.assert_array_equal(line.get_xdata(), range(1, 13))
@@ -227,28 +196,32 @@ def test_series_are_not_mixed_up() -> None:
         for axes in figure.axes
         for line in lines(axes).values()
     ]
-    expected = ["train/loss", "val/loss", "train/accuracy", "val/accuracy"]
-    assert shown == [*expected, "val/precision", "val/recall", "val/f1"]
+    expected = ["train/loss", "val/loss", "train/accuracy", "val/accuracy", "epoch/test_accuracy"]
+    assert shown == [*expected, "val/precision", "val/recall", "val/f1", "lr"]
 
 
 def test_fractions_are_shown_in_percent_and_never_beyond_the_possible() -> None:
     perfect = {name: [(1, 1.0), (2, 1.0)] for name in ("train/accuracy", "val/f1")}
     for axes in draw(figures.curves(perfect)).axes:
-        bottom, top = axes.get_ylim()
-        labels = {
-            round(position, 6): label.get_text()
-            for position, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
-            if bottom <= position <= top
-        }
+        labels = shown_ticks(axes)
         assert max(labels) == 1
         assert labels[1].startswith("100")
         assert labels[1].endswith("%")
 
 
-def test_without_validation_the_third_panel_is_left_out() -> None:
-    figure = draw(figures.curves(history(5, "train/loss", "train/accuracy")))
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Loss", "Accuracy"]
-    assert all(list(lines(axes)) == ["Training"] for axes in figure.axes)
+def test_learning_rates_are_written_out_and_start_at_zero() -> None:
+    (axes,) = draw(figures.curves({"lr": [(1, 2e-4), (2, 1e-4)]})).axes
+    assert axes.get_ylim()[0] == 0
+    for value, text in shown_ticks(axes).items():
+        assert float(text.replace("−", "-")) == pytest.approx(value)
+    assert axes.yaxis.get_offset_text().get_text() == ""
+
+
+def test_without_validation_its_panel_is_left_out() -> None:
+    figure = draw(figures.curves(history(5, "train/loss", "train/accuracy", "lr")))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["Loss", "Accuracy", "Learning rate"]
+    assert [list(lines(axes)) for axes in figure.axes[:2]] == [["Training"], ["Training"]]
 
 
 def test_validation_keeps_its_colour_without_training() -> None:
@@ -311,125 +284,65 @@ def test_no_history_is_said() -> None:
     assert [text.get_text() for text in figure.axes[0].texts] == ["No epochs recorded"]
 
 
-# Images
+# Bars
 
 
-def test_grey_images_are_grey_and_not_stretched_to_full_contrast() -> None:
-    images = noise(3)
-    for axes, expected in zip(figures.image_grid(images, list("abc")).axes, images, strict=True):
-        (drawn,) = axes.get_images()
-        rgba = drawn.to_rgba(np.asarray(drawn.get_array()), bytes=True)
-        for channel in range(3):
-            # Within 1: matplotlib rounds where it looks the colour up.
-            np.testing.assert_allclose(rgba[:, :, channel], expected[:, :, 0], rtol=0, atol=1)
+def bars_of(figure: Figure) -> dict[str, list[float]]:
+    """Series -> lengths of its bars, from top to bottom."""
+    axes = figure.axes[0]
+    assert axes.yaxis_inverted()
+    return {
+        str(bars.get_label()): [bar.get_width() for bar in bars]  # pyrefly: ignore
+        for bars in axes.containers
+    }
 
 
-def test_colour_images_are_drawn_as_they_are() -> None:
-    images = noise(2, height=4, width=6, channels=3)
-    for axes, expected in zip(figures.image_grid(images, ["a", "b"]).axes, images, strict=True):
-        (drawn,) = axes.get_images()
-        np.testing.assert_array_equal(drawn.get_array(), expected)
+def class_metrics(confusion: NDArray[np.int64]) -> ClassMetrics:
+    return Metrics(loss=0.0, top5=None, confusion=confusion).per_class
 
 
-@pytest.mark.parametrize(("side", "interpolation"), [(8, "nearest"), (224, "auto")])
-def test_small_images_keep_their_pixels(side: int, interpolation: str) -> None:
-    axes = figures.image_grid(noise(1, height=side, width=side), [""]).axes[0]
-    assert axes.get_images()[0].get_interpolation() == interpolation
+def test_bars_are_precision_recall_and_f1_of_each_class() -> None:
+    figure = draw(figures.per_class(class_metrics(COUNTS), ["cat", "dog", "bird"], "Test $1"))
+    assert bars_of(figure) == {
+        "Precision": [1, 0, 0],
+        "Recall": [0.8, 0, 0],
+        "F1": [pytest.approx(8 / 9), 0, 0],
+    }
+    axes = figure.axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["cat (10)", "dog (5)", "bird (0)"]
+    assert axes.get_xlim() == (0, 1)
+    assert axes.get_title(loc="left") == "Test $1"
 
 
-def test_titles_have_their_colours_and_stand_over_their_images() -> None:
-    figure = figures.image_grid(noise(2), ["right", "wrong\n$9"], ["green", "red"], heading="Some")
-    titles = [axes.title for axes in draw(figure).axes]
-    assert [title.get_text() for title in titles] == ["right", "wrong\n$9"]
-    assert [title.get_color() for title in titles] == ["green", "red"]
-    assert figure.get_suptitle() == "Some"
+def test_of_many_classes_the_worst_are_shown_first() -> None:
+    right = np.arange(100)
+    confusion = np.diag(right)
+    confusion[:, 0] += 100 - right  # class 0 takes what is wrong
+    confusion[99] = 0  # no images
+    names = [f"{label}" for label in range(100)]
+    figure = draw(figures.per_class(class_metrics(confusion), names, "Test"))
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    worst = sorted(range(99), key=lambda label: f1(confusion, label))[:30]
+    assert shown == [f"{label} (100)" for label in worst]
+    assert "the 30 of 100 classes with the lowest F1" in figure.axes[0].get_title(loc="left")
+    assert bars_of(figure)["F1"] == sorted(bars_of(figure)["F1"])
 
 
-@pytest.mark.parametrize("number", [1, 13])
-def test_titles_do_not_touch_other_titles_or_images(number: int) -> None:
-    figure = draw(mistakes(number, HOSTILE_NAMES))
-    assert len(figure.axes) == number
-    titles = [axes.title.get_window_extent() for axes in figure.axes]
-    for position, title in enumerate(titles):
-        assert not any(title.overlaps(other) for other in titles[position + 1 :])
-        others = [axes.bbox for axes in figure.axes if axes is not figure.axes[position]]
-        assert not any(title.overlaps(other) for other in others)
-    heading = figure._suptitle.get_window_extent()  # pyrefly: ignore
-    assert not any(heading.overlaps(title) for title in titles)
+def f1(confusion: NDArray[np.int64], label: int) -> float:
+    both = confusion[label].sum() + confusion[:, label].sum()
+    return 2 * confusion[label, label] / both
 
 
-def test_misclassified_images_tell_truth_prediction_and_confidence() -> None:
-    figure = mistakes(2, ["3", "8"], total=360)
-    assert [axes.get_title() for axes in figure.axes] == ["3 → 8\n97%", "8 → 3\n50%"]
-    assert figure.get_suptitle() == "2 of 360 test images misclassified, most confident first"
+@pytest.mark.parametrize("number", [2, 30, 100])
+def test_names_of_bars_neither_overlap_nor_leave_the_figure(number: int) -> None:
+    names = [f"{position} class with a name of forty characters"[:40] for position in range(number)]
+    figure = draw(figures.per_class(class_metrics(np.eye(number, dtype=np.int64)), names, "Test"))
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert all(upper.y0 > lower.y1 for upper, lower in pairwise(boxes))
+    assert min(box.x0 for box in boxes) >= 0
 
 
-def test_heading_tells_how_many_of_the_mistakes_are_shown() -> None:
-    heading = mistakes(4, ["3", "8"], total=1000, wrong=50).get_suptitle()
-    assert heading == "50 of 1000 test images misclassified, showing the 4 most confident"
-
-
-def test_long_class_names_take_two_lines() -> None:
-    figure = mistakes(1, ["golden retriever", "labrador retriever"])
-    assert figure.axes[0].get_title() == "golden retriever →\nlabrador retriever\n97%"
-
-
-def test_no_mistake_is_said() -> None:
-    figure = draw(mistakes(0, ["3", "8"], total=360))
-    (text,) = figure.axes[0].texts
-    assert text.get_text() == "All 360 test images are classified correctly"
-    box = text.get_window_extent()
-    assert figure.bbox.x0 < box.x0 < box.x1 < figure.bbox.x1
-
-
-# Files and global state
-
-
-@pytest.mark.parametrize(
-    "figure",
-    [
-        figures.confusion_matrix(COUNTS, ["cat", "dog", "bird"]),
-        figures.curves(complete_history(3), best_epoch=2),
-        mistakes(12, ["3", "8"]),
-        mistakes(0, ["3", "8"]),
-    ],
-    ids=["confusion", "curves", "mistakes", "no mistakes"],
-)
-def test_saved_pictures_have_a_sensible_size_and_margin(figure: Figure, tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
-    figures.save(figure, path)
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        assert 500 < picture.width < 2500
-        assert 150 < picture.height < 2500
-        pixels = np.asarray(picture.convert("L"))
-    rows, columns = np.nonzero(pixels < 250)
-    height, width = pixels.shape
-    margins = [rows.min(), columns.min(), height - 1 - rows.max(), width - 1 - columns.max()]
-    # Nothing is clipped at the border, and no space is wasted around what is drawn.
-    assert min(margins) > 5
-    assert max(margins) < 60
-
-
-def test_settings_of_the_user_neither_change_nor_matter(tmp_path: Path) -> None:
-    plain, coloured = tmp_path / "plain.png", tmp_path / "coloured.png"
-    figures.save(figures.confusion_matrix(COUNTS, ["$a$", "b", "c"]), plain)
-    changes = {"axes.facecolor": "black", "text.color": "red", "font.size": 30, "savefig.dpi": 10}
-    with matplotlib.rc_context(changes):
-        before = dict(matplotlib.rcParams)
-        figures.save(figures.confusion_matrix(COUNTS, ["$a$", "b", "c"]), coloured)
-        assert dict(matplotlib.rcParams) == before
-    assert coloured.read_bytes() == plain.read_bytes()
-
-
-def test_pyplot_is_never_imported(tmp_path: Path) -> None:
-    program = """
-import sys
-from pathlib import Path
-from imgclf.evaluation import figures
-figures.save(figures.curves({"train/loss": [(1, 1.0)]}), Path(sys.argv[1]))
-sys.exit("matplotlib.pyplot" in sys.modules)
-"""
-    path = tmp_path / "curves.png"
-    subprocess.run([sys.executable, "-c", program, str(path)], check=True)
-    assert path.exists()
+def test_hostile_names_of_bars_are_drawn(hostile_names: list[str]) -> None:
+    confusion = np.eye(len(hostile_names), dtype=np.int64)
+    draw(figures.per_class(class_metrics(confusion), hostile_names, "猫"))

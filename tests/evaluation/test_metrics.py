@@ -10,9 +10,10 @@ from sklearn.metrics import (
     confusion_matrix,
     log_loss,
     precision_recall_fscore_support,
+    top_k_accuracy_score,
 )
 
-from imgclf.evaluation.metrics import compute_metrics, softmax
+from imgclf.evaluation.metrics import compute_metrics, in_top5, softmax
 
 GENERATOR = np.random.default_rng(0)
 
@@ -78,6 +79,39 @@ def test_numbers_are_scikit_learns(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_numbers_of_each_class_are_scikit_learns(case: str) -> None:
+    logits, labels = CASES[case]
+    per_class = compute_metrics(logits, labels).per_class
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, logits.argmax(axis=1), labels=range(logits.shape[1]), zero_division=0
+    )
+    np.testing.assert_allclose(per_class.precision, precision, rtol=1e-12)
+    np.testing.assert_allclose(per_class.recall, recall, rtol=1e-12)
+    np.testing.assert_allclose(per_class.f1, f1, rtol=1e-12)
+    np.testing.assert_array_equal(per_class.support, support)
+
+
+@pytest.mark.parametrize("num_classes", [11, 40])
+def test_top5_is_scikit_learns(num_classes: int) -> None:
+    logits, labels = random_case(500, num_classes)
+    top5 = compute_metrics(logits, labels).top5
+    expected = top_k_accuracy_score(labels, logits, k=5, labels=range(num_classes))
+    assert top5 == pytest.approx(expected, rel=1e-12)
+    assert 0.2 < expected < 1
+
+
+def test_ten_classes_have_no_top5() -> None:
+    metrics = compute_metrics(*random_case(50, 10))
+    assert metrics.top5 is None
+    assert "test/top5" not in metrics.scalars("test")
+
+
+def test_of_equal_logits_the_first_classes_are_the_top_five() -> None:
+    labels = np.arange(12)
+    assert in_top5(np.zeros((12, 12), np.float32), labels).tolist() == [True] * 5 + [False] * 7
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_loss_is_the_mean_cross_entropy(case: str) -> None:
     logits, labels = CASES[case]
     log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
@@ -109,13 +143,14 @@ def test_rows_of_the_confusion_matrix_are_true_classes() -> None:
 
 
 def test_scalars_have_the_logged_names() -> None:
-    metrics = compute_metrics(*random_case(10, 3))
+    metrics = compute_metrics(*random_case(100, 11))
     assert metrics.scalars("val") == {
         "val/loss": metrics.loss,
         "val/accuracy": metrics.accuracy,
         "val/precision": metrics.precision,
         "val/recall": metrics.recall,
         "val/f1": metrics.f1,
+        "val/top5": metrics.top5,
     }
 
 

@@ -433,6 +433,22 @@ def test_figures_are_means_over_the_images_seen_so_far(monkeypatch: pytest.Monke
         assert end.accuracy == pytest.approx(right.mean(), rel=1e-6)
 
 
+def test_the_loss_asks_for_the_probabilities_of_mixed_images() -> None:
+    config = TrainConfig(optimizer="sgd", learning_rate=0.0, epochs=1, mixup=1.0, cutmix=1.0)
+    loader = loader_of(config, 200)
+    model = Frozen()
+    state = TrainState.start(model, config, FP32)
+    (end,) = (e for e in train_epochs(state, loader, config, FP32) if isinstance(e, EpochEnd))
+    weight, bias = (parameter.detach().numpy() for parameter in model.layer.parameters())
+    losses = np.empty(0)
+    for batch in loader.epoch(1):
+        logits = batch.images.numpy().reshape(-1, 64) / 255 @ weight.T + bias
+        log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        losses = np.append(losses, -(batch.targets.numpy() * log_probabilities).sum(1))
+    assert len(losses) == 200
+    assert end.loss == pytest.approx(losses.mean(), rel=1e-6)
+
+
 def test_epoch_end_tells_the_rate_of_its_last_step() -> None:
     config = TrainConfig(epochs=3, batch_size=64)
     state = TrainState.start(DoubleNetwork(), config, FP32)

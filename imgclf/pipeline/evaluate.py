@@ -1,0 +1,291 @@
+"""Evaluation: a finished model answers labelled images, and a run of its own holds the outcome."""
+
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgclf.card import ModelCard, Preprocessing
+from imgclf.config import TrainConfig
+from imgclf.data.dataset import TEST, VAL, ImageDataset
+from imgclf.data.sources import load_dataset
+from imgclf.data.splits import split_dataset
+from imgclf.errors import ImgclfError, UsageError
+from imgclf.evaluation.page import Page, write_html
+from imgclf.evaluation.report import Evaluation, write_evaluation
+from imgclf.pipeline.open_model import OpenedModel, open_model
+from imgclf.pipeline.run import end_early
+from imgclf.preprocess import to_array
+from imgclf.progress import say
+from imgclf.recipes import nearest
+from imgclf.tracking.environment import software_tags
+from imgclf.tracking.identity import (
+    DATASET_DIGEST_TAG,
+    DATASET_TAG,
+    MODEL_TAG,
+    SHA256_TAG,
+    TRAINING_RUN_TAG,
+    create_identity,
+)
+from imgclf.tracking.tracker import FINISHED, Tracker
+
+SPLITS = ("test", "val", "train", "all")
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation came to.
+
+    Attributes:
+        run_id: imgclf's own id of the evaluation's run.
+        mlflow_run_id, url: in MLflow; None where the server has not answered.
+        folder: holds tables and pictures.
+        dataset, split: what was evaluated on.
+        images: how many.
+        metrics: such as ``test/accuracy``, by the split's name.
+        note: what to know before the figures are trusted; empty where there is nothing.
+        not_sent: what MLflow did not take, in words; empty where it holds the whole run.
+    """
+
+    run_id: str
+    mlflow_run_id: str | None
+    url: str | None
+    folder: Path
+    dataset: str
+    split: str
+    images: int
+    metrics: dict[str, float]
+    note: str
+    not_sent: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Subset:
+    """The images of a data set that are evaluated.
+
+    Attributes:
+        split: one of `SPLITS`.
+        positions: int64 [n], in the data set.
+        labels: int64 [n], positions in the model's classes.
+        note: what to know of them.
+    """
+
+    split: str
+    positions: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    note: str
+
+
+def evaluate(
+    model: "str | os.PathLike[str]" = "",
+    *,
+    run: str | None = None,
+    dataset: str,
+    split: str = "",
+    data_dir: str = "",
+    max_bad_images: float = TrainConfig.max_bad_images,
+    output_dir: "str | os.PathLike[str]" = "",
+    runs_dir: "str | os.PathLike[str]" = "runs",
+    experiment: str = "",
+    run_name: str = "",
+) -> EvaluationResult:
+    """Measure a model on labelled images, and record that in MLflow as training records its test.
+
+    The data may hold some of the model's classes, in any order: they are matched by name.
+
+    Args:
+        model: a ``model.onnx``, or its address in MLflow (``models:/…``, ``runs:/…``).
+        run: instead of a model, imgclf's or MLflow's id of a training run: its exported model
+            where there is one, else its trained weights.
+        dataset: a data set's name, a folder or a CSV file, as `TrainConfig.dataset`.
+        split: ``test``, ``val``, ``train`` or ``all``; empty for ``test`` where the data gives a
+            test split, else ``all``. A split that the data does not give is dealt out as in the
+            training run ``run``, else by the defaults of `TrainConfig`.
+        data_dir: folder for downloaded data sets.
+        max_bad_images: largest share of unreadable images accepted.
+        output_dir: receives a copy of tables and pictures; empty for none.
+        runs_dir: receives the run's own folder.
+        experiment, run_name: as in `TrainConfig`.
+
+    Raises:
+        UsageError: options that do not fit; nothing was recorded.
+        ImgclfError: the model or the data cannot be used, or the model does not know a class.
+    """
+    evaluated = open_model(os.fspath(model), run)
+    started = time.perf_counter()
+    wanted = TrainConfig(dataset=dataset, data_dir=data_dir, max_bad_images=max_bad_images)
+    images = load_dataset(wanted)
+    subset = _choose(images, split, evaluated)
+    inputs = _inputs(images, subset.positions, evaluated.card.preprocessing)
+    loaded = time.perf_counter()
+    if output_dir:
+        _create(Path(output_dir))
+    say(f"evaluating {evaluated.name} on {len(inputs):,} images of {images.name} ({subset.split})")
+
+    identity = create_identity(Path(runs_dir), "evaluate", run_name, experiment)
+    folder = Path(identity.folder)
+    tracker = Tracker(identity, folder)
+    try:
+        tracker.parameters(
+            {
+                "model": evaluated.name,
+                "dataset": images.source if images.files else dataset,
+                "split": subset.split,
+                "max_bad_images": max_bad_images,
+            }
+        )
+        _record_inputs(tracker, evaluated, images, subset)
+        evaluation = Evaluation(
+            split=subset.split,
+            images=inputs,
+            names=[images.names[position] for position in subset.positions],
+            labels=subset.labels,
+            logits=evaluated.answer(inputs),
+            classes=evaluated.card.classes,
+        )
+        _write(folder / subset.split, evaluation, evaluated, images)
+        tracker.artifact(subset.split, subset.split)
+        values = evaluation.metrics.scalars(subset.split)
+        timings = {
+            "time/data_seconds": loaded - started,
+            "time/evaluation_seconds": time.perf_counter() - loaded,
+        }
+        tracker.metrics({}, step=0, summary=values | timings)
+        if output_dir:
+            shutil.copytree(folder / subset.split, output_dir, dirs_exist_ok=True)
+    except BaseException as error:
+        end_early(tracker, error)
+        raise
+    not_sent = tuple(tracker.finish(FINISHED))
+    tracker.check()
+    return EvaluationResult(
+        run_id=identity.run_id,
+        mlflow_run_id=tracker.mlflow_run_id,
+        url=tracker.url,
+        folder=Path(output_dir) if output_dir else folder / subset.split,
+        dataset=images.name,
+        split=subset.split,
+        images=len(inputs),
+        metrics=values,
+        note=subset.note,
+        not_sent=not_sent,
+    )
+
+
+def _choose(images: ImageDataset, split: str, model: OpenedModel) -> _Subset:
+    """Choose the images to evaluate, and say what their figures are worth."""
+    if split and split not in SPLITS:
+        raise UsageError(
+            f"--split '{split}' is unknown.{nearest(split, SPLITS)}",
+            f"Choose one of: {', '.join(SPLITS)}.",
+        )
+    split = split or ("test" if (images.parts == TEST).any() else "all")
+    given = {"val": VAL, "test": TEST}.get(split)
+    provenance = model.card.provenance
+    if split == "all":
+        positions, held_out = np.arange(len(images)), False
+    elif given is not None and (images.parts == given).any():
+        # A given test split is never trained on.
+        positions, held_out = np.flatnonzero(images.parts == given), split == "test"
+    else:
+        config = model.config
+        dealt = split_dataset(images, config.val_fraction, config.test_fraction, config.split_seed)
+        positions = dealt.parts[split]
+        held_out = split == "test" and dealt.digest == provenance.get("split_digest")
+    if not len(positions):
+        raise ImgclfError(
+            f"'{images.name}' has no {split} images.", "Choose another --split, such as all."
+        )
+    note = ""
+    if images.digest == provenance.get("dataset_digest") and not held_out:
+        note = (
+            "the model was trained on this data, and these images are not its test split: the"
+            " figures say nothing about new images"
+        )
+    return _Subset(split, positions, _labels(images, positions, model.card), note)
+
+
+def _labels(
+    images: ImageDataset, positions: NDArray[np.int64], card: ModelCard
+) -> NDArray[np.int64]:
+    """Return the images' labels as positions in the model's classes, matched by name."""
+    present = [images.classes[label] for label in np.unique(images.labels[positions])]
+    unknown = [name for name in present if name not in card.classes]
+    if unknown:
+        known = ", ".join(card.classes[:20]) + (" …" if len(card.classes) > 20 else "")
+        raise ImgclfError(
+            f"The model does not know {len(unknown)} of the data's classes, such as"
+            f" '{unknown[0]}'.{nearest(unknown[0], card.classes)}",
+            f"It knows: {known}. Rename the others, or leave their images out.",
+        )
+    numbers = {name: number for number, name in enumerate(card.classes)}
+    own = np.array([numbers.get(name, -1) for name in images.classes], np.int64)
+    return own[images.labels[positions]]
+
+
+def _inputs(
+    images: ImageDataset, positions: NDArray[np.int64], preprocessing: Preprocessing
+) -> NDArray[np.uint8]:
+    """Return the images as the model reads them: uint8 [n, height, width, channels]."""
+    if images.preprocessing == preprocessing:
+        return images.inputs(positions)
+    # Made for another input: the model's own preprocessing starts from the stored images.
+    sources = images.files if images.files else images.images
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        arrays = pool.map(lambda position: to_array(sources[position], preprocessing), positions)
+        return np.stack(list(arrays))
+
+
+def _record_inputs(
+    tracker: Tracker, model: OpenedModel, images: ImageDataset, subset: _Subset
+) -> None:
+    tags = {
+        DATASET_TAG: images.name,
+        DATASET_DIGEST_TAG: images.digest,
+        MODEL_TAG: model.card.provenance.get("model", ""),
+        SHA256_TAG: model.sha256,
+        TRAINING_RUN_TAG: model.training_run,
+        "imgclf.note": subset.note,
+        **software_tags(),
+    }
+    tracker.tags({name: text for name, text in tags.items() if text})
+    profile = {
+        "images": len(subset.positions),
+        "split": subset.split,
+        "unreadable": len(images.unreadable),
+    }
+    tracker.dataset(images.name, images.digest, "evaluation", images.source, profile)
+
+
+def _write(folder: Path, evaluation: Evaluation, model: OpenedModel, images: ImageDataset) -> None:
+    write_evaluation(evaluation, folder)
+    facts = {
+        "Model": model.name,
+        "Training run": model.training_run,
+        "SHA-256": model.sha256,
+        "Data set": f"{images.name}: {images.source}",
+        "Data digest": images.digest[:12],
+    }
+    page = Page(
+        title=f"{model.name} on {images.name}",
+        evaluations={Path(): evaluation},
+        facts={label: value for label, value in facts.items() if value},
+        unreadable=images.unreadable,
+    )
+    write_html(folder / "report.html", page)
+
+
+def _create(folder: Path) -> None:
+    """Make sure before the work that its outcome can be copied there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImgclfError(
+            f"Cannot create the folder '{folder}': {error.strerror}.",
+            "Give another place with --output-dir.",
+        ) from error

@@ -1,0 +1,128 @@
+"""``models:/…`` and ``runs:/…``: from an address in MLflow to a ``model.onnx`` on this machine."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
+
+from imgclf.errors import ImgclfError, UsageError
+from imgclf.recipes import nearest
+from imgclf.tracking.connection import connect, is_absent, readable_errors
+from imgclf.tracking.runs import EXPORTED_MODEL, find_run
+
+_MODEL_FILE = "model.onnx"
+_REGISTERED = re.compile(r"models:/+(?P<name>[^/]+?)(?:@(?P<alias>[^/@]+)|/(?P<version>[^/]+))")
+_LOGGED = re.compile(r"models:/+(?P<id>m-[0-9a-f]+)")
+_OF_RUN = re.compile(r"runs:/+(?P<run>[^/]+)(?:/(?P<path>.+))?")
+_SHOWN = 10
+
+
+@contextmanager
+def download_model_file(address: str) -> Iterator[Path]:
+    """Fetch the ``model.onnx`` behind an address for the length of a block.
+
+    Args:
+        address: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, ``models:/m-ID`` (a logged
+            model), ``runs:/ID`` or ``runs:/ID/PATH``, where ID is imgclf's or MLflow's id of a
+            training run and PATH an artifact, or ``onnx`` for the exported model.
+
+    Raises:
+        UsageError: the address has another form.
+        ImgclfError: nothing is there, or it is no exported model.
+    """
+    with tempfile.TemporaryDirectory(prefix="imgclf-") as folder:
+        with readable_errors():
+            found = Path(download_artifacts(_resolve(connect(), address), dst_path=folder))
+        path = found / _MODEL_FILE if found.is_dir() else found
+        if path.suffix != ".onnx" or not path.is_file():
+            raise ImgclfError(
+                f"'{address}' holds no {_MODEL_FILE}.",
+                "Give the exported model: models:/NAME@champion, or runs:/ID of a training run.",
+            )
+        yield path
+
+
+def _resolve(client: MlflowClient, address: str) -> str:
+    """Return an address that MLflow can download from, of something that exists."""
+    if logged := _LOGGED.fullmatch(address):
+        return _logged_model(client, logged["id"])
+    if registered := _REGISTERED.fullmatch(address):
+        return _version(client, registered["name"], registered["alias"], registered["version"])
+    if of_run := _OF_RUN.fullmatch(address):
+        return _artifact(client, of_run["run"], of_run["path"])
+    raise UsageError(
+        f"'{address}' is no address of a model.",
+        "Give models:/NAME@ALIAS, models:/NAME/VERSION, models:/m-ID, or runs:/ID.",
+    )
+
+
+def _logged_model(client: MlflowClient, model_id: str) -> str:
+    try:
+        client.get_logged_model(model_id)
+    except MlflowException as error:
+        if not is_absent(error):
+            raise
+        raise ImgclfError(
+            f"There is no logged model '{model_id}'.", "The MLflow UI lists them under a run."
+        ) from error
+    return f"models:/{model_id}"
+
+
+def _version(client: MlflowClient, name: str, alias: str | None, version: str | None) -> str:
+    try:
+        if alias:
+            found = client.get_model_version_by_alias(name, alias)
+        else:
+            found = client.get_model_version(name, version or "")
+    except MlflowException as error:
+        if not is_absent(error):
+            raise
+        raise _no_such_version(client, name, f"@{alias}" if alias else f"/{version}") from error
+    return f"models:/{name}/{found.version}"
+
+
+def _no_such_version(client: MlflowClient, name: str, which: str) -> ImgclfError:
+    """Say what is missing, the model or its version, and what there is instead."""
+    models = {model.name: model for model in client.search_registered_models()}
+    if not models:
+        return ImgclfError(
+            f"There is no model '{name}': no model is registered here.",
+            "Train and export one: imgclf train, imgclf export.",
+        )
+    if name not in models:
+        return ImgclfError(
+            f"There is no registered model '{name}'.{nearest(name, list(models))}",
+            f"There are: {_listed(list(models))}.",
+        )
+    versions = client.search_model_versions(f"name = '{name}'")
+    present = [f"@{found}" for found in models[name].aliases]
+    present += [f"/{found.version}" for found in versions]
+    return ImgclfError(f"The model '{name}' has no '{which}'.", f"There are: {_listed(present)}.")
+
+
+def _artifact(client: MlflowClient, run_id: str, path: str | None) -> str:
+    run = find_run(run_id)
+    # The logged model of that name is the same file.
+    path = path if path and path != "onnx" else EXPORTED_MODEL
+    folder, _, _ = path.rpartition("/")
+    present = [found.path for found in client.list_artifacts(run.mlflow_run_id, folder or None)]
+    if path in present:
+        return f"runs:/{run.mlflow_run_id}/{path}"
+    if path == EXPORTED_MODEL:
+        raise ImgclfError(
+            f"Run '{run.run_id}' has no exported model.",
+            f"Export it: imgclf export --run {run.run_id}",
+        )
+    raise ImgclfError(
+        f"Run '{run.run_id}' has no artifact '{path}'.",
+        f"There are: {_listed(present)}." if present else "Leave the path out: runs:/ID.",
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")

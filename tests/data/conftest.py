@@ -1,0 +1,21 @@
+"""Real photographs that the tests of augmentations share."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+
+@pytest.fixture(scope="session")
+def photographs() -> NDArray[np.uint8]:
+    """Parts of two photographs, 20 of 37x45 pixels in colour."""
+    from sklearn.datasets import load_sample_image
+
+    generator = np.random.default_rng(0)
+    parts = []
+    for name in ("china.jpg", "flower.jpg"):
+        whole = load_sample_image(name)
+        for top, left in zip(
+            generator.integers(0, 390, 10), generator.integers(0, 595, 10), strict=True
+        ):
+            parts.append(whole[top : top + 37, left : left + 45])
+    return np.stack(parts)

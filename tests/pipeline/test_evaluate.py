@@ -1,0 +1,203 @@
+"""Evaluations of real models on real images, against the predictor and scikit-learn."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+from sklearn.metrics import accuracy_score, f1_score
+
+import imgclf
+from imgclf.config import TrainConfig
+from imgclf.errors import ImgclfError, UsageError
+from imgclf.tracking.runs import best_run, list_runs
+
+
+@pytest.fixture
+def evaluate(exported, tmp_path):
+    """Evaluate the shared export, with the run's files in a folder of the test."""
+
+    def evaluate_with(model="", **options) -> imgclf.EvaluationResult:
+        if "run" not in options and not model:
+            model = exported.model
+        return imgclf.evaluate(model, runs_dir=tmp_path / "runs", **options)
+
+    return evaluate_with
+
+
+@pytest.fixture(scope="module")
+def photos(digit_files, tmp_path_factory) -> Path:
+    """The digits 3 and 1 alone, in colour and of many sizes, as other cameras would give them."""
+    root = tmp_path_factory.mktemp("photos")
+    for position, path in enumerate(sorted([*digit_files.glob("1/*"), *digit_files.glob("3/*")])):
+        (root / path.parent.name).mkdir(exist_ok=True)
+        size = (16 + position % 5, 20 + position % 3)
+        with Image.open(path) as image:
+            image.convert("RGB").resize(size).save(root / path.parent.name / f"{path.stem}.png")
+    return root
+
+
+def runs_of_kind(kind: str) -> int:
+    return len(MlflowClient().search_runs(["0"], f"tags.`imgclf.kind` = '{kind}'"))
+
+
+def test_on_its_own_test_split_a_model_repeats_the_figures_of_its_training(
+    evaluate, exported, trained
+):
+    by_run = evaluate(run=trained.run_id, dataset="digits", split="test")
+    by_file = evaluate(dataset="digits", split="test")
+    for result in (by_run, by_file):
+        assert result.images == 359
+        assert result.note == ""
+        for name, value in result.metrics.items():
+            assert value == pytest.approx(trained.metrics[name], abs=1e-6), name
+    table = pandas.read_csv(by_file.folder / "predictions.csv", dtype=str)
+    original = pandas.read_csv(trained.folder / "test" / "predictions.csv", dtype=str)
+    assert (table[["image", "label", "predicted"]] == original[table.columns[:3]]).all(axis=None)
+
+
+def test_a_run_that_was_not_exported_answers_with_its_weights(evaluate, tmp_path):
+    config = TrainConfig(epochs=1, split_seed=5, experiment="weights", runs_dir=str(tmp_path))
+    trained = imgclf.train(config)
+    result = evaluate(run=trained.run_id, dataset="digits", split="test")
+    assert result.note == "", "the split is dealt out as the run dealt it"
+    for name, value in result.metrics.items():
+        assert value == pytest.approx(trained.metrics[name], abs=1e-6), name
+    run = MlflowClient().get_run(result.mlflow_run_id or "")
+    assert run.data.tags["imgclf.training_run"] == trained.mlflow_run_id
+
+
+def test_other_images_are_read_as_the_predictor_reads_them_and_classes_match_by_name(
+    evaluate, exported, photos
+):
+    result = evaluate(dataset=str(photos))
+    assert (result.split, result.images) == ("all", 80)
+    answers = imgclf.Predictor(exported.model)([photos])
+    labels = [Path(answer.image).parent.name for answer in answers]
+    guesses = [answer.label for answer in answers]
+    assert result.metrics["all/accuracy"] == pytest.approx(accuracy_score(labels, guesses))
+    macro = f1_score(labels, guesses, average="macro")
+    assert result.metrics["all/f1"] == pytest.approx(macro)
+    assert result.metrics["all/accuracy"] > 0.8
+    assert result.note == ""
+    table = pandas.read_csv(result.folder / "predictions.csv", dtype=str)
+    assert table["label"].tolist() == labels
+    assert table["predicted"].tolist() == guesses
+
+
+def test_the_training_images_are_told_from_new_ones(evaluate):
+    for split in ("", "train", "val"):
+        result = evaluate(dataset="digits", split=split)
+        assert "trained on this data" in result.note
+    assert set(result.metrics) == {
+        f"val/{name}" for name in ("loss", "accuracy", "precision", "recall", "f1")
+    }
+
+
+def test_a_test_split_that_the_data_gives_is_the_one_evaluated(evaluate, photos, tmp_path):
+    rows = ["path,label,split"]
+    for position, path in enumerate(sorted(photos.glob("*/*.png"))):
+        rows.append(f"{path},{path.parent.name},{'test' if position % 4 == 0 else 'train'}")
+    table = tmp_path / "photos.csv"
+    table.write_text("\n".join(rows))
+    result = evaluate(dataset=str(table))
+    assert (result.split, result.images) == ("test", 20)
+
+
+def test_an_evaluation_is_recorded_and_never_competes_with_training(
+    evaluate, exported, photos, tmp_path
+):
+    listed, best = list_runs(), best_run(dataset="digits")
+    result = evaluate(
+        f"runs:/{exported.run.run_id}",
+        dataset=str(photos),
+        run_name="photos",
+        output_dir=tmp_path / "out" / "here",
+    )
+    client = MlflowClient()
+    run = client.get_run(result.mlflow_run_id or "")
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "photos"
+    assert run.data.params["split"] == "all"
+    assert run.data.params["dataset"] == str(photos)
+    assert run.data.metrics["all/accuracy"] == result.metrics["all/accuracy"]
+    assert run.data.metrics["time/evaluation_seconds"] > 0
+    assert "system/process_memory_usage_megabytes" in run.data.metrics
+    tags = run.data.tags
+    assert tags["imgclf.kind"] == "evaluate"
+    assert tags["imgclf.training_run"] == exported.run.mlflow_run_id
+    version = client.get_model_version(exported.registration.name, exported.registration.version)
+    assert tags["imgclf.sha256"] == version.tags["imgclf.sha256"]
+    (data,) = [item.dataset for item in run.inputs.dataset_inputs]
+    assert data.digest == tags["imgclf.dataset_digest"][:36]
+    stored = {Path(item.path).name for item in client.list_artifacts(run.info.run_id, "all")}
+    assert stored == {path.name for path in (tmp_path / "out" / "here").iterdir()}
+    assert "confusion_matrix.png" in stored
+    assert list_runs() == listed
+    assert best_run(dataset="digits") == best
+
+
+def test_a_class_that_the_model_does_not_know_is_named(evaluate, photos, tmp_path):
+    root = tmp_path / "more"
+    shutil.copytree(photos, root)
+    (root / "1").rename(root / "one")
+    before = runs_of_kind("evaluate")
+    with pytest.raises(ImgclfError, match=r"does not know .* 'one'") as caught:
+        evaluate(dataset=str(root))
+    assert "It knows: 0, 1, 2" in caught.value.hint
+    assert runs_of_kind("evaluate") == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "tset"}, "'tset' is unknown. Did you mean 'test'"),
+        ({"run": "20200101-000000-ffff", "model": "model.onnx"}, "either --model or --run"),
+        ({"model": "", "run": None}, "either --model or --run"),
+        ({"dataset": "nowhere"}, "no data set, folder or CSV file"),
+    ],
+)
+def test_a_mistake_records_nothing(exported, options, message, tmp_path):
+    before = runs_of_kind("evaluate")
+    given = {"model": exported.model, "dataset": "digits", **options}
+    with pytest.raises(UsageError, match=message):
+        imgclf.evaluate(**given, runs_dir=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+    assert runs_of_kind("evaluate") == before
+
+
+def test_a_folder_without_images_and_a_place_that_cannot_be_written_are_clear_errors(
+    evaluate, photos, tmp_path
+):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImgclfError, match="has no images"):
+        evaluate(dataset=str(tmp_path / "empty"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ImgclfError, match="Cannot create the folder") as caught:
+        evaluate(dataset=str(photos), output_dir=tmp_path / "file")
+    assert "--output-dir" in caught.value.hint
+
+
+def test_an_evaluation_that_breaks_off_is_recorded_as_failed(evaluate, photos, tmp_path):
+    (tmp_path / "out" / "predictions.csv").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"predictions\.csv"):
+        evaluate(dataset=str(photos), output_dir=tmp_path / "out", experiment="breaks off")
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("breaks off")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+    assert "predictions.csv" in run.data.tags["imgclf.error"]
+
+
+def test_unreadable_images_are_left_out_up_to_a_share(evaluate, photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "damaged")
+    next(root.glob("1/*.png")).write_bytes(b"no image")
+    with pytest.raises(ImgclfError, match="cannot be read"):
+        evaluate(dataset=str(root))
+    result = evaluate(dataset=str(root), max_bad_images=0.1)
+    assert result.images == 79
+    assert np.isfinite(list(result.metrics.values())).all()

@@ -1,0 +1,102 @@
+"""Addresses of models in MLflow, on a real store: what is found, and what is said otherwise."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from imgclf.errors import ImgclfError, UsageError
+from imgclf.tracking.model_address import download_model_file
+
+
+def download(address: str) -> bytes:
+    with download_model_file(address) as path:
+        content = path.read_bytes()
+    assert not path.exists()
+    return content
+
+
+def logged_id(exported, name: str) -> str:
+    client = MlflowClient()
+    experiment_id = client.get_run(exported.run.mlflow_run_id).info.experiment_id
+    query = f"source_run_id = '{exported.run.mlflow_run_id}'"
+    found = client.search_logged_models([experiment_id], query)
+    return next(model.model_id for model in found if model.name == name)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "models:/{name}@champion",
+        "models:/{name}/{version}",
+        "models:/{logged}",
+        "runs:/{run}",
+        "runs:/{mlflow_run}",
+        "runs:/{run}/onnx",
+        "runs:/{mlflow_run}/export/model.onnx",
+    ],
+)
+def test_every_address_leads_to_the_exported_file(exported, address: str):
+    registration = exported.registration
+    client = MlflowClient()
+    # Other tests of the session may have registered better ones.
+    client.set_registered_model_alias(registration.name, "champion", registration.version)
+    filled = address.format(
+        name=registration.name,
+        version=registration.version,
+        logged=logged_id(exported, "onnx"),
+        run=exported.run.run_id,
+        mlflow_run=exported.run.mlflow_run_id,
+    )
+    assert download(filled) == Path(exported.model).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("address", "message", "hint"),
+    [
+        ("models:/imgclf-digit@champion", "Did you mean 'imgclf-digits'", "There are: imgclf-"),
+        ("models:/imgclf-digits@best", "has no '@best'", "@champion, /1"),
+        ("models:/imgclf-digits/99", "has no '/99'", "@champion, /1"),
+        ("models:/imgclf-digits/x", "has no '/x'", "@champion, /1"),
+        ("models:/m-" + "0" * 32, "no logged model", "MLflow UI"),
+        ("runs:/20200101-000000-ffff", "There is no run", "imgclf runs"),
+        ("runs:/{run}/nothing.onnx", "no artifact 'nothing.onnx'", "export, model"),
+        ("runs:/{run}/export/parity.json", "holds no model.onnx", "champion"),
+    ],
+)
+def test_what_is_missing_is_said_with_what_there_is(exported, address, message, hint):
+    MlflowClient().set_registered_model_alias(
+        exported.registration.name, "champion", exported.registration.version
+    )
+    with pytest.raises(ImgclfError) as caught:
+        download(address.format(run=exported.run.run_id))
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_the_pytorch_model_is_told_from_the_exported_one(exported):
+    with pytest.raises(ImgclfError, match=r"holds no model\.onnx"):
+        download(f"models:/{logged_id(exported, 'pytorch')}")
+
+
+def test_a_run_without_an_export_is_told_how_to_get_one(workplace):
+    client = MlflowClient()
+    tags = {"imgclf.kind": "train", "imgclf.run_id": "20260101-000000-none"}
+    run = client.create_run("0", tags=tags)
+    with pytest.raises(ImgclfError, match="has no exported model") as caught:
+        download(f"runs:/{run.info.run_id}")
+    assert "imgclf export --run 20260101-000000-none" in caught.value.hint
+    client.delete_run(run.info.run_id)
+
+
+def test_an_empty_registry_says_how_to_fill_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/empty.db")
+    with pytest.raises(ImgclfError, match="no model is registered") as caught:
+        download("models:/imgclf-digits@champion")
+    assert "imgclf export" in caught.value.hint
+
+
+@pytest.mark.parametrize("address", ["models:/", "models:/name", "runs:/", "models:/a/b/c"])
+def test_no_address_at_all_is_a_usage_error(address, workplace):
+    with pytest.raises(UsageError, match="no address of a model"):
+        download(address)
