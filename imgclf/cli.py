@@ -274,14 +274,16 @@ def datasets(
     if dataset is None:
         _print_names(DATASETS)
         return
-    from imgclf.pipeline.data import load_and_split
+    from imgclf.pipeline.data import describe
     from imgclf.summary import print_dataset, save_samples
 
     config = TrainConfig(dataset=dataset, data_dir=data_dir, max_bad_images=max_bad_images)
-    images, split = load_and_split(config)
+    images, split, problem = describe(config)
     print_dataset(images, split)
     if picture:
         save_samples(images, Path(picture))
+    if problem:
+        raise problem
 
 
 @main.command()

@@ -11,9 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from imgclf.contradictions import refuse_contradictions
 from imgclf.errors import UsageError
-from imgclf.options import checked, exact, option_of, parameter
-from imgclf.recipes import LOSSES, MODELS, MONITORS, NORMALIZATIONS, nearest, recipe_values
+from imgclf.options import checked, option_of, parameter
+from imgclf.recipes import (
+    LOSSES,
+    MODELS,
+    MONITORS,
+    NORMALIZATIONS,
+    SCHEDULES,
+    check_recipe_file,
+    nearest,
+    recipe_values,
+)
 
 AUTO = "auto"
 
@@ -144,7 +154,7 @@ class TrainConfig:
     )
     balanced_sampling: bool = _imbalance(
         False,
-        "Draw each epoch's images with replacement, every class as often as any other.",
+        "Show every class as often as any other in each epoch: images of small classes come again.",
     )
     model: str = _model(
         AUTO,
@@ -175,7 +185,7 @@ class TrainConfig:
     schedule: str = _optimisation(
         "one-cycle",
         "How the learning rate changes from step to step.",
-        choices=("constant", "cosine", "one-cycle", "step"),
+        choices=tuple(SCHEDULES),
     )
     warmup_ratio: float = _optimisation(
         0.2,
@@ -262,7 +272,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
-        _refuse_contradictions(self)
+        refuse_contradictions(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parameters as a plain dictionary, in the order of their definition."""
@@ -296,13 +306,15 @@ class TrainConfig:
         Left out are the recipe's own name and the settings of a machine and its tracking server.
 
         Raises:
-            UsageError: the file cannot be written.
+            UsageError: the file cannot be written, or would not be read as a recipe.
         """
         import yaml
 
         groups = {field.name: option_of(field).group for field in dataclasses.fields(self)}
         left_out = {"Recipe", "Machine", "Tracking"}
         values = {k: v for k, v in self.to_dict().items() if groups[k] not in left_out}
+        del values["data_dir"]
+        check_recipe_file(path)
         try:
             path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         except OSError as error:
@@ -312,38 +324,3 @@ class TrainConfig:
         """Return the parameters whose values differ from the recipe's."""
         recipe = TrainConfig.from_dict({"recipe": self.recipe}).to_dict()
         return {name: value for name, value in self.to_dict().items() if value != recipe[name]}
-
-
-def _refuse_contradictions(config: TrainConfig) -> None:
-    for flag, value in (("--dataset", config.dataset), ("--runs-dir", config.runs_dir)):
-        if not value.strip():
-            raise UsageError(f"{flag} is empty.", "Give a value, or leave the option out.")
-    if config.val_fraction + config.test_fraction >= 0.95:
-        raise UsageError(
-            f"--val-fraction {exact(config.val_fraction)} and --test-fraction"
-            f" {exact(config.test_fraction)} leave too little to train on.",
-            "Choose values whose sum is below 0.95.",
-        )
-    if config.optimizer == "sgd" and config.nesterov and config.momentum == 0:
-        raise UsageError(
-            "Nesterov momentum needs a momentum above 0.",
-            "Pass --nesterov false, or a --momentum such as 0.9.",
-        )
-    if config.crop_padding and not config.random_crop:
-        raise UsageError(
-            "--crop-padding does nothing with --random-crop false.", "Drop one of the two."
-        )
-    if config.crop_padding and config.random_resized_crop:
-        raise UsageError(
-            "--crop-padding does nothing with --random-resized-crop.", "Drop one of the two."
-        )
-    if config.batch_size == 1 and (config.mixup or config.cutmix):
-        raise UsageError(
-            "--mixup and --cutmix mix the images of a batch, but --batch-size is 1.",
-            "Choose a larger --batch-size, or drop the mixing.",
-        )
-    if config.early_stopping_patience and config.val_fraction == 0:
-        raise UsageError(
-            "--early-stopping-patience needs validation images, but --val-fraction is 0.",
-            "Drop one of the two options.",
-        )

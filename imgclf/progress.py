@@ -1,5 +1,6 @@
 """What a person sees while a run trains."""
 
+import dataclasses
 from types import TracebackType
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from imgclf.data.dataset import ImageDataset
 from imgclf.data.scan import Scan
 from imgclf.data.splits import Split
 from imgclf.evaluation.metrics import Metrics
+from imgclf.options import option_of
 from imgclf.training.device import Compute
 from imgclf.training.loop import EpochEnd, Snapshot
 
@@ -51,6 +53,10 @@ def print_start(
         f" decay {config.weight_decay:g}",
         f"{config.device}: {compute.device_name}, {config.precision}, {config.threads} threads",
     ]
+    for group in ("Augmentation", "Imbalance"):
+        chosen = _chosen(config, group)
+        if chosen:
+            lines.append(f"{group.lower()}: {', '.join(chosen)}")
     if compute.note:
         lines.append(f"Note: {compute.note}")
     lines += [f"Note: {note}" for note in scan.notes()]
@@ -90,6 +96,17 @@ class DecodingDisplay:
         if self._task is None:
             self._task = self._progress.add_task("decoding", total=total)
         self._progress.update(self._task, completed=done)
+
+
+def _chosen(config: TrainConfig, group: str) -> list[str]:
+    """Return a group's options that are not at their defaults, in words."""
+    chosen = []
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), field.name.replace("_", " ")
+        if option_of(field).group == group and value != field.default:
+            spelt = "" if value is True else " off" if value is False else f" {value}"
+            chosen.append(name + spelt)
+    return chosen
 
 
 class TrainingDisplay:

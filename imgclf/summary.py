@@ -4,7 +4,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from imgclf.errors import ImgclfError
 from imgclf.recipes import MODELS
 from imgclf.tracking.connection import ui_arguments
 from imgclf.tracking.identity import adopted_run
@@ -30,14 +31,15 @@ def print_training(result: "TrainResult") -> None:
     """Print a finished run: its figures, where it is, and how to look at it and export it."""
     metrics = result.metrics
     kept = f"kept the weights of epoch {result.best_epoch}"
-    if "best/val_accuracy" in metrics:
-        kept += f" (validation accuracy {metrics['best/val_accuracy']:.2%})"
-    click.echo(kept)
-    click.secho(
-        f"test accuracy {metrics['test/accuracy']:.2%}   F1 {metrics['test/f1']:.4f}"
-        f"   loss {metrics['test/loss']:.4f}",
-        bold=True,
-    )
+    best = [
+        f"validation {name.removeprefix('best/val_')} {value:.4g}"
+        if name == "best/val_loss"
+        else f"validation {name.removeprefix('best/val_')} {value:.2%}"
+        for name, value in metrics.items()
+        if name.startswith("best/val_")
+    ]
+    click.echo(kept + (f" ({', '.join(best)})" if best else ""))
+    click.secho(_figures(metrics, "test"), bold=True)
     if _print_record(result):
         _print_ui_command()
         click.echo(f"export it:   {next_command('export', run=result.run_id)}")
@@ -46,15 +48,25 @@ def print_training(result: "TrainResult") -> None:
 def print_evaluation(result: "EvaluationResult") -> None:
     """Print an evaluation: its figures, what they are worth, and where it is."""
     metrics, split = result.metrics, result.split
-    click.secho(
-        f"{split} accuracy {metrics[f'{split}/accuracy']:.2%}   F1 {metrics[f'{split}/f1']:.4f}"
-        f"   loss {metrics[f'{split}/loss']:.4f}   ({result.images:,} images of {result.dataset})",
-        bold=True,
-    )
+    on = f"{result.images:,} images of {result.dataset}"
+    click.secho(f"{_figures(metrics, split)}   ({on})", bold=True)
     if result.note:
         click.secho(f"Note: {result.note}", fg="yellow", err=True)
     if _print_record(result):
         _print_ui_command()
+
+
+def _figures(metrics: Mapping[str, float], split: str) -> str:
+    """Write the figures of a split that matter most, in one line."""
+    top5 = metrics.get(f"{split}/top5")
+    return "   ".join(
+        [
+            f"{split} accuracy {metrics[f'{split}/accuracy']:.2%}",
+            *([f"top-5 {top5:.2%}"] if top5 is not None else []),
+            f"F1 {metrics[f'{split}/f1']:.4f}",
+            f"loss {metrics[f'{split}/loss']:.4f}",
+        ]
+    )
 
 
 def _print_record(result: "TrainResult | EvaluationResult") -> bool:
@@ -126,9 +138,10 @@ def print_runs(runs: Sequence[TrainRun]) -> None:
             run.status,
             run.run_id,
         )
-    console = Console(highlight=False)
-    # A pipe or a file has no width to keep to.
-    (console if console.is_terminal else Console(highlight=False, width=200)).print(table)
+    # Names are no markup; and a pipe or a file has no width to keep to.
+    console = Console(highlight=False, markup=False)
+    wide = Console(highlight=False, markup=False, width=200)
+    (console if console.is_terminal else wide).print(table)
 
 
 def print_dataset(dataset: "ImageDataset", split: "Split") -> None:
@@ -185,7 +198,10 @@ def save_samples(dataset: "ImageDataset", path: Path, each: int = 4, most: int =
     ][:most]
     images = dataset.inputs(np.array(chosen))
     titles = [dataset.classes[dataset.labels[position]] for position in chosen]
-    save(image_grid(images, titles, heading=f"Samples of {dataset.name}"), path)
+    try:
+        save(image_grid(images, titles, heading=f"Samples of {dataset.name}"), path)
+    except OSError as error:
+        raise ImgclfError(f"Cannot write the picture '{path}': {error.strerror}.") from error
 
 
 def print_models() -> None:

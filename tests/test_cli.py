@@ -146,7 +146,7 @@ def test_help_names_the_command_under_python_m():
     [
         ("trian", "No such command 'trian'. Did you mean 'train'?"),
         ("predcit", "No such command 'predcit'. Did you mean 'predict'?"),
-        ("train --epoch 3", "No such option '--epoch'. Did you mean '--epochs'?"),
+        ("train --epoch 3", "No such option '--epoch'. (Did you mean one of: '--epochs',"),
         (
             "train --batchsize 3",
             "No such option '--batchsize'. (Did you mean one of: '--batch-size',",
@@ -166,6 +166,9 @@ def test_help_names_the_command_under_python_m():
         ("train extra", "Got unexpected extra argument (extra)"),
         ("predict", "Missing argument 'MODEL'."),
         ("predict model.onnx", "Missing argument 'IMAGE...'."),
+        ("evaluate --model model.onnx", "Missing option '--dataset'."),
+        ("evaluate --dataset digits", "Say what to evaluate: either --model or --run."),
+        ("predict models:/digits image.png", "'models:/digits' is no address of a model."),
         ("predict m i --top-k 0", "Invalid value for '--top-k': 0 is not in the range x>=1."),
     ],
 )
@@ -209,6 +212,9 @@ def test_failure_exits_with_1_and_one_line_with_a_hint(trained, arguments: str, 
         ("train --epochs 1", "mlflow torch torchvision sklearn matplotlib onnx rich", ""),
         ("export", "mlflow torch torchvision sklearn matplotlib onnx rich", ""),
         ("runs", "mlflow torch torchvision sklearn matplotlib onnx rich", ""),
+        ("evaluate --model m --dataset d", "mlflow torch torchvision sklearn rich psutil", ""),
+        ("train", "psutil", "psutil"),
+        ("predict models:/imgclf-digits@champion image.png", "mlflow", "mlflow"),
     ],
 )
 def test_missing_extra_is_named_with_the_command_that_installs_it(
@@ -253,7 +259,7 @@ def test_options_reach_the_run(trained, tmp_path: Path):
     entries = [json.loads(line) for line in journal.read_text().splitlines()]
     (recorded,) = [entry["content"]["values"] for entry in entries if entry["kind"] == "parameters"]
     # What was "auto" is recorded as what it came to.
-    settled = {"model", "device", "precision", "threads"}
+    settled = {"model", "norm_layer", "device", "precision", "threads"}
     assert set(recorded) == set(expected)
     assert {name: recorded[name] for name in recorded if name not in settled} == {
         name: str(expected[name]) for name in expected if name not in settled
@@ -345,6 +351,38 @@ def test_damaged_exif_data_is_no_warning(model: Path, folder: Path):
     result = process("predict", model, folder / "photo.jpg")
     assert result.returncode == 0
     assert result.stderr == ""
+
+
+def test_an_address_in_mlflow_answers_as_its_file(model: Path, exported, folder: Path):
+    address = f"models:/{exported.registration.name}/{exported.registration.version}"
+    result = imgclf("predict", address, folder / "a.png", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == imgclf("predict", model, folder / "a.png", "--json").stdout
+
+
+# --- Evaluate
+
+
+def test_an_evaluation_prints_figures_what_they_are_worth_and_where_it_is(
+    exported, model: Path, tmp_path: Path
+):
+    arguments = ("--dataset", "digits", "--runs_dir", tmp_path / "runs")
+    result = imgclf("evaluate", "--model", model, *arguments)
+    assert result.exit_code == 0, result.output
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert f"files     {folder / 'all'}" in result.stdout
+    assert f"run       {folder.name}" in result.stdout
+    metrics = [
+        json.loads(line)["content"]["summary"]
+        for line in (folder / "journal.jsonl").read_text().splitlines()
+        if '"all/accuracy"' in line
+    ]
+    assert f"all accuracy {metrics[0]['all/accuracy']:.2%}" in result.stdout
+    assert "(1,797 images of digits)" in result.stdout
+    assert result.stderr.startswith("Note: the model was trained on this data")
+    chosen = imgclf("evaluate", "--model", model, *arguments, "--split", "test")
+    assert "(359 images of digits)" in chosen.stdout
+    assert chosen.stderr == ""
 
 
 # --- Runs

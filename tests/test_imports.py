@@ -19,6 +19,7 @@ FLOW = [
     "errors",
     "recipes",
     "options",
+    "contradictions",
     "config",
     "card",
     "preprocess",
@@ -43,7 +44,8 @@ import json, sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("torch", "torchvision", "mlflow", "pandas", "sklearn",
-                                  "matplotlib", "onnx", "onnxscript", "rich", "safetensors"):
+                                  "matplotlib", "onnx", "onnxscript", "rich", "safetensors",
+                                  "jinja2", "psutil", "pynvml", "yaml"):
             raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 
 sys.meta_path.insert(0, Absent())
@@ -102,6 +104,13 @@ def test_help_and_mistakes_are_answered_without_loading_libraries(arguments: str
     assert last == f" {code} []"
 
 
+def test_predicting_with_a_file_loads_neither_torch_nor_mlflow(exported, digit_files: Path):
+    image = next((digit_files / "3").iterdir())
+    model = Path(exported.model).absolute()
+    last = python(HEAVY_MODULES_AFTER, "predict", model, image).splitlines()[-1]
+    assert last == " 0 ['PIL', 'numpy', 'onnxruntime']"
+
+
 def test_public_names_are_all_there_and_load_on_first_use():
     for name in imgclf.__all__:
         assert getattr(imgclf, name).__name__ == name
@@ -147,7 +156,7 @@ def test_libraries_are_imported_where_they_belong(path: Path):
     libraries = {name.split(".")[0] for name in imported_by(path)}
     if own != "tracking":
         assert "mlflow" not in libraries
-    light = ("errors", "recipes", "options", "config", "card", "command", "cli")
+    light = ("errors", "recipes", "options", "contradictions", "config", "card", "command", "cli")
     if own in (*light, "__init__", "__main__"):
         assert libraries <= {*sys.stdlib_module_names, "imgclf", "click", "yaml"}
     if own in ("preprocess", "predict"):

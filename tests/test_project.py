@@ -43,7 +43,7 @@ def runs_of_kind(client: MlflowClient, kind: str) -> list[Run]:
     return list(client.search_runs(["0"], f"tags.`imgclf.kind` = '{kind}'"))
 
 
-def test_train_export_and_predict_through_the_runner(checkout):
+def test_train_export_predict_and_evaluate_through_the_runner(checkout):
     done = mlflow_run(
         checkout,
         "-P",
@@ -83,9 +83,22 @@ def test_train_export_and_predict_through_the_runner(checkout):
 
     folder = checkout / "exports" / "digits"
     model, image = folder / "model.onnx", folder / "example.png"
-    done = mlflow_run(checkout, "-e", "predict", "-P", f"model={model}", "-P", f"image={image}")
+    for address in (str(model), "models:/imgclf-digits@champion"):
+        parameters = ("-P", f"model={address}", "-P", f"image={image}")
+        done = mlflow_run(checkout, "-e", "predict", *parameters)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"{image}: ")
+
+    parameters = ("-P", f"run={run_id}", "-P", "dataset=digits", "-P", "split=test")
+    done = mlflow_run(checkout, "-e", "evaluate", *parameters)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{image}: ")
+    (opened,) = runs_of_kind(client, "evaluate")
+    assert opened.info.status == "FINISHED"
+    assert opened.data.tags["imgclf.training_run"] == run.info.run_id
+    assert opened.data.params["split"] == "test"
+    accuracy = opened.data.metrics["test/accuracy"]
+    assert accuracy == pytest.approx(trained.data.metrics["test/accuracy"])
+    assert client.list_artifacts(opened.info.run_id, "test")
 
 
 def test_a_wrong_option_fails_under_the_runner_and_is_no_training_run(checkout):
@@ -111,6 +124,8 @@ def test_a_stopped_training_is_recorded_as_killed(signal_number, exit_code, tmp_
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
+        # A shell's background jobs, the tests among them, begin with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     for line in process.stdout:

@@ -1,7 +1,7 @@
 """Augmentation of whole batches: each image with its own row of the epoch's table of draws."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -59,6 +59,12 @@ class Draws:
     cutout: Tensor | None = None
     mixup: Tensor | None = None
     cutmix: Tensor | None = None
+
+    def rows(self, rows: Tensor) -> "Draws":
+        """Return some rows of the table; ``rows`` is int64 [batch]."""
+        tables: dict[str, Tensor | None] = {f.name: getattr(self, f.name) for f in fields(self)}
+        drawn = {name: table[rows] for name, table in tables.items() if table is not None}
+        return replace(self, **drawn)
 
 
 @dataclass(frozen=True)
@@ -197,41 +203,38 @@ class Augmentation:
         Args:
             padded: uint8 [n, padded height, padded width, channels].
             indices: int64 [batch], the images wanted.
-            draws: the epoch's table.
+            draws: their rows of the epoch's table.
 
         Returns:
             uint8 [batch, height, width, channels].
         """
         images = self._cut_out(padded, indices, draws)
         if draws.colour is not None or draws.hue is not None:
-            factors = None if draws.colour is None else draws.colour[indices]
-            shifts = None if draws.hue is None else draws.hue[indices]
-            images = jitter_colours(images, factors, shifts)
+            images = jitter_colours(images, draws.colour, draws.hue)
         if draws.degrees is not None:
-            images = rotate(images, draws.degrees[indices])
+            images = rotate(images, draws.degrees)
         if draws.cutout is not None:
-            images = cutout(images, draws.cutout[indices])
+            images = cutout(images, draws.cutout)
         return images
 
     def _cut_out(self, padded: Tensor, indices: Tensor, draws: Draws) -> Tensor:
         size = self.height, self.width
-        top, left, flip = draws.top[indices], draws.left[indices], draws.flip[indices]
-        if draws.window is not None:
-            return resized_crop(padded[indices], top, left, draws.window[indices], flip, size)
-        if padded.shape[1:3] == size and not self.horizontal_flip:
+        if draws.window is None and padded.shape[1:3] == size and not self.horizontal_flip:
             return padded[indices]
-        return crop(padded, indices, top, left, flip, size)
+        top, left, flip = draws.top, draws.left, draws.flip
+        if draws.window is None:
+            return crop(padded, indices, top, left, flip, size)
+        return resized_crop(padded[indices], top, left, draws.window, flip, size)
 
     def mix(
-        self, images: Tensor, labels: Tensor, indices: Tensor, draws: Draws, num_classes: int
+        self, images: Tensor, labels: Tensor, draws: Draws, num_classes: int
     ) -> tuple[Tensor, Tensor]:
         """Mix each image of a batch and its label with the one before; the first with the last.
 
         Args:
             images: uint8 [batch, height, width, channels], as `apply` gives them.
             labels: int64 [batch].
-            indices: int64 [batch], which images they are.
-            draws: the epoch's table.
+            draws: their rows of the epoch's table.
             num_classes: columns of the targets.
 
         Returns:
@@ -243,13 +246,12 @@ class Augmentation:
         partners = images.roll(1, 0)
         share = torch.ones(len(images), device=images.device)
         if draws.cutmix is not None:
-            boxes = draws.cutmix[indices]
-            images = cutmix(images, partners, boxes)
-            share = kept_area(boxes, self.height, self.width)
+            images = cutmix(images, partners, draws.cutmix)
+            share = kept_area(draws.cutmix, self.height, self.width)
         if draws.mixup is not None:
             # Of both, one does nothing to an image: all of it is kept.
-            images = mixup(images, partners, draws.mixup[indices])
-            share = share * draws.mixup[indices]
+            images = mixup(images, partners, draws.mixup)
+            share = share * draws.mixup
         return images, mixed_targets(labels, labels.roll(1, 0), share, num_classes)
 
 

@@ -72,11 +72,10 @@ def shift_hue(planes: Tensor, shifts: Tensor) -> Tensor:
     )
     sixths += shifts * 6.0
     # Each channel follows the same curve of the hue, a third of the circle apart.
-    places = [(sixths + offset).remainder_(6.0) for offset in (5.0, 3.0, 1.0)]
-    return torch.stack(
-        [value - chroma * torch.minimum(place, 4.0 - place).clamp_(0.0, 1.0) for place in places],
-        dim=1,
-    )
+    offsets = torch.arange(5, 0, -2, device=planes.device)[:, None, None]
+    places = (sixths[:, None] + offsets).remainder_(6.0)
+    missing = torch.minimum(places, 4.0 - places).clamp_(0.0, 1.0)
+    return value[:, None] - missing.mul_(chroma[:, None])
 
 
 def _grey(planes: Tensor) -> Tensor:

@@ -45,19 +45,18 @@ class Listing:
         """Sort (path, label name, part) entries by label and path, whatever their order was.
 
         Raises:
-            ImgclfError: there are no images, or they are all of one class.
+            ImgclfError: there are no images.
         """
         ordered = sorted(entries, key=lambda entry: (entry[1], entry[0]))
         classes = sorted({label for _, label, _ in ordered})
-        if len(classes) < 2:
-            found = f"images of one class only: '{classes[0]}'" if classes else "no images"
+        if not classes:
             raise ImgclfError(
-                f"'{source}' has {found}.",
+                f"'{source}' has no images.",
                 f"Lay the images out as {root.name}/<class>/<image>, with two classes or more.",
             )
         numbers = {label: number for number, label in enumerate(classes)}
         return cls(
-            name=name,
+            name=printable(name),
             root=root,
             source=source,
             files=tuple(path for path, _, _ in ordered),
@@ -106,8 +105,7 @@ def load_listing(
         progress: is told the number of decoded files and of all files.
 
     Raises:
-        ImgclfError: too many unreadable images, a class without a readable one, or a cache that
-            cannot be written.
+        ImgclfError: too many unreadable images, or a cache that cannot be written.
     """
     source = str(listing.source)
     pixels, outcomes, preprocessing = load_decoded(
@@ -120,10 +118,8 @@ def load_listing(
     )
     _check_unreadable(listing, unreadable, max_bad_images)
     if unreadable:
-        listing = listing.keep(
-            [i for i, image in enumerate(outcomes) if isinstance(image, Decoded)]
-        )
-        _check_classes(listing)
+        readable = [i for i, image in enumerate(outcomes) if isinstance(image, Decoded)]
+        listing = listing.keep(readable)
     decoded = [outcome for outcome in outcomes if isinstance(outcome, Decoded)]
     digests = tuple(image.digest for image in decoded)
     return ImageDataset(
@@ -156,12 +152,3 @@ def _check_unreadable(
         "Repair or remove them, or raise --max-bad-images. All are listed by: imgclf datasets"
         " FOLDER --max-bad-images 1",
     )
-
-
-def _check_classes(listing: Listing) -> None:
-    for label, name in enumerate(listing.classes):
-        if not (listing.labels == label).any():
-            raise ImgclfError(
-                f"No image of class '{name}' in '{listing.source}' can be read.",
-                "Repair its images, or remove the class.",
-            )

@@ -89,11 +89,14 @@ class TrainLoader:
             batches = []
             for start, end in bounds:
                 chosen = order[start:end]
-                images = self._augmentation.apply(self._images, chosen, draws)
-                labels = self._labels[chosen]
-                images, targets = self._augmentation.mix(
-                    images, labels, chosen, draws, self._num_classes
-                )
+                # An image that balanced sampling shows again has other draws each time.
+                rows = chosen
+                if self._config.balanced_sampling:
+                    rows = torch.arange(start, end, device=order.device)
+                drawn = draws.rows(rows)
+                images, labels = self._images, self._labels[chosen]
+                images = self._augmentation.apply(images, chosen, drawn)
+                images, targets = self._augmentation.mix(images, labels, drawn, self._num_classes)
                 batches.append(Batch(images, labels, targets))
             yield batches
 

@@ -61,13 +61,14 @@ class Scan:
         """Return what a person should know before training, with so many examples at most."""
         notes = [*self._sizes(), *self._balance()]
         for part, classes in self.missing.items():
-            notes.append(f"the {part} images lack the classes: {', '.join(classes)}")
-        for part in ("val", "test"):
-            held_out = [i for group in self.leaks for i in _copied_to(part, group)]
-            if held_out:
+            more = f" and {len(classes) - most} more" if len(classes) > most else ""
+            notes.append(f"the {part} images lack the classes: {', '.join(classes[:most])}{more}")
+        for part, other in (("val", "train"), ("test", "train"), ("test", "val")):
+            copies = [image.name for group in self.leaks for image in _copied(part, other, group)]
+            if copies:
                 notes.append(
-                    f"{len(held_out)} {part} images are copies of training images (same bytes):\n"
-                    + some_of([image.name for image in held_out], most)
+                    f"{len(copies)} {part} image(s) are copies of {other} images (same bytes):\n"
+                    + some_of(copies, most)
                 )
         if self.contradictions:
             pairs = [
@@ -98,6 +99,8 @@ class Scan:
 
     def _balance(self) -> list[str]:
         counts = {name: parts["train"] for name, parts in self.counts.items() if parts["train"]}
+        if not counts:
+            return []
         smallest, largest = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
         if counts[largest] <= _UNEVEN * counts[smallest]:
             return []
@@ -137,7 +140,7 @@ def scan_dataset(dataset: ImageDataset, split: Split) -> Scan:
     )
 
 
-def _copied_to(part: str, group: tuple[Image, ...]) -> list[Image]:
-    """Return a group's images in a held-out part, where others of it are trained on."""
-    trained = any(image.part == "train" for image in group)
-    return [image for image in group if trained and image.part == part]
+def _copied(part: str, other: str, group: tuple[Image, ...]) -> list[Image]:
+    """Return a group's images in one part, where another part has the same image."""
+    there = any(image.part == other for image in group)
+    return [image for image in group if there and image.part == part]

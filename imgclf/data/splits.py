@@ -47,9 +47,10 @@ def split_dataset(
     another part. A given test split is never trained on or validated on.
 
     Raises:
-        ImgclfError: a class has fewer images than parts to be dealt, or there is nothing to train
-            on.
+        ImgclfError: there is one class only, a class has no readable image or fewer than there are
+            parts to be dealt, or there is nothing to train on.
     """
+    _check_classes(dataset)
     draw_test = not (dataset.parts == TEST).any()
     draw_val = val_fraction > 0 and not (dataset.parts == VAL).any()
     generator = np.random.default_rng(seed)
@@ -79,6 +80,27 @@ def split_dataset(
             f"'{dataset.name}' has no images to train on.", "Give some images the split 'train'."
         )
     return _split(dataset.names, train, val, test)
+
+
+def given_split(dataset: ImageDataset) -> Split:
+    """Return the parts that the data set gives; what it leaves free counts as training images."""
+    parts = np.where(dataset.parts == FREE, TRAIN, dataset.parts)
+    train, val, test = (np.flatnonzero(parts == part) for part in (TRAIN, VAL, TEST))
+    return _split(dataset.names, train, val, test)
+
+
+def _check_classes(dataset: ImageDataset) -> None:
+    if len(dataset.classes) < 2:
+        raise ImgclfError(
+            f"'{dataset.source}' has images of one class only: '{dataset.classes[0]}'.",
+            "Lay the images out as FOLDER/<class>/<image>, with two classes or more.",
+        )
+    for label, name in enumerate(dataset.classes):
+        if not (dataset.labels == label).any():
+            raise ImgclfError(
+                f"No image of class '{name}' in '{dataset.source}' can be read.",
+                "Repair its images, or remove the class.",
+            )
 
 
 def missing_classes(dataset: ImageDataset, split: Split) -> dict[str, tuple[str, ...]]:

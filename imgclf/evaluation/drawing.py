@@ -37,12 +37,13 @@ house_style = style.context(STYLE, after_reset=True)
 
 WIDEST_LABEL = 13.0  # in font sizes: about 22 letters
 POINTS_PER_INCH = 72
+DOTS_PER_INCH = 150  # of saved pictures
 
 
 @house_style
 def save(figure: Figure, path: Path) -> None:
     """Write the figure as a PNG file, cropped to what is drawn."""
-    figure.savefig(path, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15)
+    figure.savefig(path, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.15)
 
 
 @cache
@@ -79,11 +80,12 @@ def shorten(text: str, widest: float) -> str:
 
 def class_labels(classes: Sequence[str], widest: float = WIDEST_LABEL) -> list[str]:
     """Short printable labels; the class number leads where a label alone would be ambiguous."""
-    labels = [shorten(printable(name) or "□", widest) for name in classes]
+    names = [printable(name) or "□" for name in classes]
+    labels = [shorten(name, widest) for name in names]
     uses = Counter(labels)
     return [
-        shorten(f"{number}: {label}", widest) if uses[label] > 1 or "□" in label else label
-        for number, label in enumerate(labels)
+        shorten(f"{number}: {name}", widest) if uses[label] > 1 or "□" in label else label
+        for number, (name, label) in enumerate(zip(names, labels, strict=True))
     ]
 
 

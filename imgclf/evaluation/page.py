@@ -10,23 +10,21 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from imgclf.evaluation.drawing import DOTS_PER_INCH
+from imgclf.evaluation.evaluation import Evaluation
+from imgclf.evaluation.pictures import registered_pictures
 from imgclf.evaluation.report import (
     CONFUSION,
-    CONFUSION_PICTURE,
-    CORRECT_PICTURE,
-    MISCLASSIFIED_PICTURE,
     PER_CLASS,
-    PER_CLASS_PICTURE,
     PREDICTIONS,
     REPORT_JSON,
     REPORT_TEXT,
-    Evaluation,
 )
 
 TEMPLATE = "report.html.jinja"
 # Pictures above this size hold photographs, which JPEG stores in a tenth of the space.
 MOST_PNG_BYTES = 400_000
-LISTED_UNREADABLE = 20
+CSS_PIXELS_PER_INCH = 96
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Page:
         facts: label -> value: what was evaluated, on what, with what.
         classes: class names, the rows of ``counts``.
         counts: part of the split -> its images of each class.
-        unreadable: name and reason of each image that was left out.
+        notes: what a person should know of the data.
         curves, samples: pictures of the course of training, and of its first batch.
         parameters: of the run.
         files: path relative to the page -> what it holds: files beside those of the evaluations.
@@ -69,7 +67,7 @@ class Page:
     facts: Mapping[str, str] = field(default_factory=dict)
     classes: Sequence[str] = ()
     counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    unreadable: Sequence[tuple[str, str]] = ()
+    notes: Sequence[str] = ()
     curves: Path | None = None
     samples: Path | None = None
     parameters: Sequence[Parameter] = ()
@@ -94,7 +92,6 @@ def write_html(path: Path, page: Page) -> None:
         page=page,
         sections=[_section(path.parent, *item) for item in page.evaluations.items()],
         count_rows=list(zip(page.classes, zip(*page.counts.values(), strict=True), strict=False)),
-        listed_unreadable=LISTED_UNREADABLE,
     )
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -117,15 +114,15 @@ def _section(page_folder: Path, place: Path, evaluation: Evaluation) -> dict[str
         "right": int(np.trace(metrics.confusion)),
         "figures": figures,
         "rows": _class_rows(evaluation),
-        "confusion": folder / CONFUSION_PICTURE,
-        "misclassified": folder / MISCLASSIFIED_PICTURE,
-        "correct": folder / CORRECT_PICTURE,
+        "pictures": [
+            (name.replace("_", " ").capitalize(), folder / f"{name}.png", picture.caption)
+            for name, picture in registered_pictures().items()
+        ],
         "files": {
             (place / name).as_posix(): meaning
             for name, meaning in (
                 (PREDICTIONS, "a line for each image: label, prediction, confidence"),
                 (PER_CLASS, "the table above, in full precision"),
-                (PER_CLASS_PICTURE, "the same as bars"),
                 (CONFUSION, "the confusion matrix as a table"),
                 (REPORT_TEXT, "the classification report to read"),
                 (REPORT_JSON, "the classification report for programs"),
@@ -157,7 +154,7 @@ def _class_rows(evaluation: Evaluation) -> list[dict[str, object]]:
 
 
 def _picture(path: Path) -> dict[str, object]:
-    """Return a picture's ``data:`` address and its size in pixels."""
+    """Return a picture's ``data:`` address and the size it was drawn for, in CSS pixels."""
     data, kind = path.read_bytes(), "png"
     with Image.open(io.BytesIO(data)) as image:
         if len(data) > MOST_PNG_BYTES:
@@ -165,5 +162,6 @@ def _picture(path: Path) -> dict[str, object]:
             # Without subsampling, coloured text stays sharp.
             image.convert("RGB").save(buffer, "JPEG", quality=85, subsampling=0)
             data, kind = buffer.getvalue(), "jpeg"
-        address = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-        return {"address": address, "width": image.width, "height": image.height}
+        width, height = (round(side * CSS_PIXELS_PER_INCH / DOTS_PER_INCH) for side in image.size)
+    address = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return {"address": address, "width": width, "height": height}

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 from imgclf.card import ModelCard, Preprocessing
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import TEST, VAL, ImageDataset
-from imgclf.data.sources import load_dataset
 from imgclf.data.splits import split_dataset
 from imgclf.errors import ImgclfError, UsageError
+from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.page import Page, write_html
-from imgclf.evaluation.report import Evaluation, write_evaluation
+from imgclf.evaluation.report import write_evaluation
+from imgclf.pipeline.data import load_images
 from imgclf.pipeline.open_model import OpenedModel, open_model
 from imgclf.pipeline.run import end_early
 from imgclf.preprocess import to_array
@@ -116,48 +118,34 @@ def evaluate(
         UsageError: options that do not fit; nothing was recorded.
         ImgclfError: the model or the data cannot be used, or the model does not know a class.
     """
-    evaluated = open_model(os.fspath(model), run)
+    answering = open_model(os.fspath(model), run)
     started = time.perf_counter()
-    wanted = TrainConfig(dataset=dataset, data_dir=data_dir, max_bad_images=max_bad_images)
-    images = load_dataset(wanted)
-    subset = _choose(images, split, evaluated)
-    inputs = _inputs(images, subset.positions, evaluated.card.preprocessing)
-    loaded = time.perf_counter()
+    images = load_images(
+        TrainConfig(dataset=dataset, data_dir=data_dir, max_bad_images=max_bad_images)
+    )
+    subset = _choose(images, split, answering)
+    inputs = _inputs(images, subset.positions, answering.card.preprocessing)
+    data_seconds = time.perf_counter() - started
     if output_dir:
         _create(Path(output_dir))
-    say(f"evaluating {evaluated.name} on {len(inputs):,} images of {images.name} ({subset.split})")
+    say(f"evaluating {answering.name} on {len(inputs):,} images of {images.name} ({subset.split})")
 
     identity = create_identity(Path(runs_dir), "evaluate", run_name, experiment)
-    folder = Path(identity.folder)
-    tracker = Tracker(identity, folder)
+    report = Path(identity.folder) / subset.split
+    tracker = Tracker(identity, report.parent)
     try:
-        tracker.parameters(
-            {
-                "model": evaluated.name,
-                "dataset": images.source if images.files else dataset,
-                "split": subset.split,
-                "max_bad_images": max_bad_images,
-            }
-        )
-        _record_inputs(tracker, evaluated, images, subset)
-        evaluation = Evaluation(
-            split=subset.split,
-            images=inputs,
-            names=[images.names[position] for position in subset.positions],
-            labels=subset.labels,
-            logits=evaluated.answer(inputs),
-            classes=evaluated.card.classes,
-        )
-        _write(folder / subset.split, evaluation, evaluated, images)
-        tracker.artifact(subset.split, subset.split)
-        values = evaluation.metrics.scalars(subset.split)
-        timings = {
-            "time/data_seconds": loaded - started,
-            "time/evaluation_seconds": time.perf_counter() - loaded,
+        parameters = {
+            "model": answering.name,
+            "dataset": images.source if images.files else dataset,
+            "split": subset.split,
+            "max_bad_images": max_bad_images,
         }
-        tracker.metrics({}, step=0, summary=values | timings)
+        tracker.parameters(parameters)
+        _record_inputs(tracker, answering, images, subset)
+        tracker.metrics({}, step=0, summary={"time/data_seconds": data_seconds})
+        metrics = _record_outcome(tracker, answering, images, subset, inputs, report)
         if output_dir:
-            shutil.copytree(folder / subset.split, output_dir, dirs_exist_ok=True)
+            shutil.copytree(report, output_dir, dirs_exist_ok=True)
     except BaseException as error:
         end_early(tracker, error)
         raise
@@ -167,11 +155,11 @@ def evaluate(
         run_id=identity.run_id,
         mlflow_run_id=tracker.mlflow_run_id,
         url=tracker.url,
-        folder=Path(output_dir) if output_dir else folder / subset.split,
+        folder=Path(output_dir) if output_dir else report,
         dataset=images.name,
         split=subset.split,
         images=len(inputs),
-        metrics=values,
+        metrics=metrics,
         note=subset.note,
         not_sent=not_sent,
     )
@@ -262,8 +250,34 @@ def _record_inputs(
     tracker.dataset(images.name, images.digest, "evaluation", images.source, profile)
 
 
-def _write(folder: Path, evaluation: Evaluation, model: OpenedModel, images: ImageDataset) -> None:
-    write_evaluation(evaluation, folder)
+def _record_outcome(
+    tracker: Tracker,
+    model: OpenedModel,
+    images: ImageDataset,
+    subset: _Subset,
+    inputs: NDArray[np.uint8],
+    report: Path,
+) -> dict[str, float]:
+    """Let the model answer, and record how good the answers are."""
+    started = time.perf_counter()
+    evaluation = Evaluation(
+        split=subset.split,
+        images=inputs,
+        names=[images.names[position] for position in subset.positions],
+        labels=subset.labels,
+        logits=model.answer(inputs),
+        classes=model.card.classes,
+    )
+    write_evaluation(evaluation, report)
+    write_html(report / "report.html", _page(evaluation, model, images))
+    tracker.artifact(report.name, report.name)
+    values = evaluation.metrics.scalars(subset.split)
+    seconds = {"time/evaluation_seconds": time.perf_counter() - started}
+    tracker.metrics({}, step=0, summary=values | seconds)
+    return values
+
+
+def _page(evaluation: Evaluation, model: OpenedModel, images: ImageDataset) -> Page:
     facts = {
         "Model": model.name,
         "Training run": model.training_run,
@@ -271,21 +285,22 @@ def _write(folder: Path, evaluation: Evaluation, model: OpenedModel, images: Ima
         "Data set": f"{images.name}: {images.source}",
         "Data digest": images.digest[:12],
     }
-    page = Page(
+    return Page(
         title=f"{model.name} on {images.name}",
         evaluations={Path(): evaluation},
         facts={label: value for label, value in facts.items() if value},
-        unreadable=images.unreadable,
+        notes=[f"unreadable: {name}: {reason}" for name, reason in images.unreadable],
     )
-    write_html(folder / "report.html", page)
 
 
 def _create(folder: Path) -> None:
     """Make sure before the work that its outcome can be copied there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ImgclfError(
-            f"Cannot create the folder '{folder}': {error.strerror}.",
+            f"Cannot write to the folder '{folder}': {error.strerror}.",
             "Give another place with --output-dir.",
         ) from error

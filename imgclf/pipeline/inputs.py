@@ -2,9 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.splits import Split
 from imgclf.evaluation.report import write_csv
@@ -43,7 +41,7 @@ def record_inputs(run: Run, model: ImageClassifier) -> None:
     seeded = {**split.sizes, "split_seed": config.split_seed}
     tracker.dataset(f"{dataset.name}-split", split.digest, "split", dataset.source, seeded)
     if config.recipe:
-        tracker.tags({"imgclf.recipe_overrides": json.dumps(_overrides(config))})
+        tracker.tags({"imgclf.recipe_overrides": json.dumps(run.overrides)})
     (run.folder / "model").mkdir()
     (run.folder / "model" / "config.json").write_text(config.to_json(), encoding="utf-8")
     _write_split(run.folder / "split.csv", dataset, split)
@@ -52,12 +50,6 @@ def record_inputs(run: Run, model: ImageClassifier) -> None:
     (run.folder / "scan.json").write_bytes(scanned)
     for name in ("split.csv", "scan.json"):
         tracker.artifact(name, "data")
-
-
-def _overrides(config: TrainConfig) -> dict[str, Any]:
-    """Return what was given over the recipe; what only describes the machine is left out."""
-    resolved = {"recipe", "device", "precision", "threads", "data_dir", "runs_dir"}
-    return {name: value for name, value in config.overridden().items() if name not in resolved}
 
 
 def num_parameters(model: ImageClassifier) -> int:

@@ -5,10 +5,11 @@ import torch
 from imgclf import __version__
 from imgclf.card import ModelCard
 from imgclf.evaluation.drawing import save
+from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.figures import curves
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.page import write_html
-from imgclf.evaluation.report import Evaluation, write_evaluation
+from imgclf.evaluation.report import write_evaluation
 from imgclf.models import ImageClassifier
 from imgclf.pipeline.inputs import num_parameters
 from imgclf.pipeline.run import History, Run

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
@@ -24,10 +25,12 @@ class Run:
 
     Attributes:
         config: resolved.
+        overrides: what was given over the recipe (or the defaults, without one), by name.
         started: when, in seconds of `time.monotonic`.
     """
 
     config: TrainConfig
+    overrides: dict[str, Any]
     compute: Compute
     dataset: ImageDataset
     split: Split

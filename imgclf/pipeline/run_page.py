@@ -2,15 +2,13 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
-
-from imgclf.config import TrainConfig
+from imgclf.config import AUTO, TrainConfig
+from imgclf.evaluation.evaluation import SPLIT_TITLES, Evaluation
 from imgclf.evaluation.page import Page, Parameter
-from imgclf.evaluation.report import SPLIT_TITLES, Evaluation
 from imgclf.pipeline.run import Run
 from imgclf.training.selection import Selection
 
@@ -18,6 +16,7 @@ FILES = {
     "model/weights.safetensors": "the selected weights",
     "model/config.json": "all parameters",
     "model/card.json": "classes, preprocessing, provenance and figures of the model",
+    "scan.json": "copies, sizes and numbers of the images, whole (in MLflow: data/scan.json)",
     "split.csv": "the part of each image: train, val or test (in MLflow: data/split.csv)",
     "journal.jsonl": "all that the run had to tell, line by line (in the run's folder only)",
 }
@@ -37,10 +36,8 @@ def run_page(
     """
     dataset, folder = run.dataset, run.folder
     counts = {
-        SPLIT_TITLES[part]: np.bincount(
-            dataset.labels[positions], minlength=len(dataset.classes)
-        ).tolist()
-        for part, positions in run.split.parts.items()
+        SPLIT_TITLES[part]: [parts[part] for parts in run.scan.counts.values()]
+        for part in run.split.parts
     }
     return Page(
         title=f"{dataset.name}: {run.config.model}",
@@ -49,10 +46,10 @@ def run_page(
         facts=_facts(run, selection, num_parameters),
         classes=dataset.classes,
         counts=counts,
-        unreadable=dataset.unreadable,
+        notes=run.scan.notes(most=20),
         curves=folder / "curves.png",
         samples=folder / "samples.png",
-        parameters=parameters(run.config),
+        parameters=parameters(run.config, run.overrides),
         files=FILES,
     )
 
@@ -85,7 +82,7 @@ def _facts(run: Run, selection: Selection, num_parameters: int) -> dict[str, str
         "Input": str(dataset.preprocessing),
         "Model": f"{config.model}, {num_parameters:,} parameters",
         "Epochs": f"{selection.last_epoch} of {config.epochs}",
-        "Time": f"{seconds} (hours:minutes:seconds)",
+        "Time": f"{seconds} (hours:minutes:seconds) until this page was written",
         "Device": f"{run.compute.device_name}, {config.precision}, {config.threads} threads",
         "Platform": environment["platform"],
         "Versions": ", ".join(
@@ -103,19 +100,20 @@ def _commit(environment: dict[str, str]) -> str:
     return environment.get("git.commit", "") + changed
 
 
-def parameters(config: TrainConfig) -> list[Parameter]:
+def parameters(config: TrainConfig, overrides: Container[str]) -> list[Parameter]:
     """Say of every parameter who chose it: the run, its recipe, or nobody."""
-    given = {*config.overridden(), *({"recipe"} if config.recipe else ())}
     described = []
     for field in dataclasses.fields(TrainConfig):
         value = getattr(config, field.name)
-        unlike_default = "default" if value == field.default else "recipe"
+        given = field.name in overrides or (field.name == "recipe" and config.recipe)
+        # What was left to be chosen ("auto") is no choice of the recipe's.
+        by_recipe = config.recipe and value != field.default and field.default != AUTO
         described.append(
             Parameter(
                 name="--" + field.name.replace("_", "-"),
                 value=_text(value),
                 default=_text(field.default),
-                origin="run" if field.name in given else unlike_default,
+                origin="run" if given else "recipe" if by_recipe else "default",
             )
         )
     return described

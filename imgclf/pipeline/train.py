@@ -15,6 +15,7 @@ from imgclf.data.dataset import ImageDataset
 from imgclf.data.loader import Batch, TrainLoader
 from imgclf.data.scan import scan_dataset
 from imgclf.data.splits import Split
+from imgclf.errors import UsageError
 from imgclf.evaluation.drawing import save
 from imgclf.evaluation.image_grids import image_grid, target_titles
 from imgclf.evaluation.inference import predict_logits
@@ -68,10 +69,16 @@ def train(config: TrainConfig | None = None) -> TrainResult:
         ImgclfError: the data cannot be used, or training failed; the run ends as FAILED.
     """
     config = config or TrainConfig()
+    overrides = config.overridden()
     compute = choose_compute(config)
     started = time.perf_counter()
     dataset, split = load_and_split(config)
     loaded = time.perf_counter()
+    if not len(split.val) and (config.early_stopping_patience or config.monitor != "val/accuracy"):
+        raise UsageError(
+            "--monitor and --early-stopping-patience need validation images, and there are none.",
+            "Raise --val-fraction, or drop both options.",
+        )
     config = _resolve(config, compute, dataset)
     size = dataset.preprocessing
     augmentation = Augmentation.from_config(config, size.height, size.width)
@@ -82,7 +89,7 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     folder = Path(identity.folder)
     tracker = Tracker(identity, folder)
     try:
-        run = Run(config, compute, dataset, split, scan, tracker, folder)
+        run = Run(config, overrides, compute, dataset, split, scan, tracker, folder)
         record_inputs(run, model)
         begun = time.perf_counter()
         selection, history = _fit(run, model, augmentation)
@@ -146,6 +153,7 @@ def _resolve(config: TrainConfig, compute: Compute, dataset: ImageDataset) -> Tr
     return dataclasses.replace(
         config,
         dataset=dataset.source if dataset.files else config.dataset,
+        data_dir=str(Path(config.data_dir).expanduser().resolve()) if config.data_dir else "",
         model=model,
         norm_layer=norm_layer,
         device=compute.device.type,
@@ -171,7 +179,7 @@ def _fit(run: Run, model: ImageClassifier, augmentation: Augmentation) -> tuple[
     selection = Selection(config.monitor)
     history: History = {}
     # Gathered once: they are the same in every epoch.
-    val_images = dataset.inputs(split.val)
+    val_images = np.ascontiguousarray(dataset.inputs(split.val))
     test_images = dataset.inputs(split.test) if config.track_test else None
     _record_samples(run, next(loader.epoch(1))[0])
     epoch_start = time.perf_counter()
@@ -185,9 +193,8 @@ def _fit(run: Run, model: ImageClassifier, augmentation: Augmentation) -> tuple[
             is_best = _select(selection, event, validation)
             if is_best:
                 save_weights(state.selected_model, run.folder / "model" / "weights.safetensors")
-            epoch_end = time.perf_counter()
-            metrics = _epoch_metrics(event, validation, epoch_end - epoch_start)
-            epoch_start = epoch_end
+            seconds = time.perf_counter() - epoch_start
+            metrics = _epoch_metrics(event, validation, seconds, loader)
             if test_images is not None:
                 metrics["epoch/test_accuracy"] = _test_accuracy(run, state, test_images)
             run.tracker.metrics(metrics, step=event.epoch, summary=selection.metrics())
@@ -197,6 +204,7 @@ def _fit(run: Run, model: ImageClassifier, augmentation: Augmentation) -> tuple[
             if selection.exhausted(config.early_stopping_patience):
                 display.say(f"stopped early: no better for {config.early_stopping_patience} epochs")
                 break
+            epoch_start = time.perf_counter()
     return selection, history
 
 
@@ -229,12 +237,16 @@ def _select(selection: Selection, end: EpochEnd, validation: Metrics | None) -> 
     return selection.update(end.epoch, validation.scalars("val"))
 
 
-def _epoch_metrics(end: EpochEnd, validation: Metrics | None, seconds: float) -> dict[str, float]:
+def _epoch_metrics(
+    end: EpochEnd, validation: Metrics | None, seconds: float, loader: TrainLoader
+) -> dict[str, float]:
+    images_per_step = loader.num_images / loader.steps_per_epoch
     metrics = {
         "train/loss": end.loss,
         "train/accuracy": end.accuracy,
         "lr": end.learning_rate,
         "images_per_second": end.images_per_second,
+        "step_milliseconds": 1000 * images_per_step / end.images_per_second,
         "epoch_seconds": seconds,
     }
     return metrics if validation is None else metrics | validation.scalars("val")

@@ -34,7 +34,8 @@ def load_trained_model(folder: Path) -> TrainedModel:
     Raises:
         ImgclfError: a file is damaged, or was written by another version of imgclf.
     """
-    config = TrainConfig.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    # Every value stands there: the recipe that they came from may be gone.
+    config = TrainConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
     card = ModelCard.from_json((folder / "card.json").read_text(encoding="utf-8"))
     model = create_classifier(config, card.preprocessing, len(card.classes), card.mean, card.std)
     weights = folder / "weights.safetensors"

@@ -88,7 +88,8 @@ def _version(client: MlflowClient, name: str, alias: str | None, version: str | 
 
 def _no_such_version(client: MlflowClient, name: str, which: str) -> ImgclfError:
     """Say what is missing, the model or its version, and what there is instead."""
-    models = {model.name: model for model in client.search_registered_models()}
+    found = client.search_registered_models(max_results=1000)
+    models = {model.name: model for model in found}
     if not models:
         return ImgclfError(
             f"There is no model '{name}': no model is registered here.",

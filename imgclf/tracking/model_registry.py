@@ -188,7 +188,9 @@ def _update_champion(
     )
     if not same:
         return False, f"version {champion.version} was trained on other data or another split"
-    best = float(champion.tags.get(_VAL_ACCURACY_TAG, "nan"))
+    if _VAL_ACCURACY_TAG not in champion.tags:
+        return False, f"version {champion.version}, made champion by hand, has no such figure"
+    best = float(champion.tags[_VAL_ACCURACY_TAG])
     if run.val_accuracy <= best:
         return False, f"version {champion.version} has validation accuracy {best:.2%}"
     client.set_registered_model_alias(name, CHAMPION, number)

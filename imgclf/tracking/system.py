@@ -50,11 +50,10 @@ class SystemSampler:
         readers += [
             reader for index, device in enumerate(devices) for reader in _gpu(index, device)
         ]
-        psutil.cpu_percent()
-        process.cpu_percent()
+        _sample(readers)  # the first look
         self._stopping.wait(_FIRST_LOOK_SECONDS)
         for step, pause in enumerate(_pauses()):
-            # What is true now decides: a stop during the sample below is followed by one more.
+            # Asked before the sample: a stop that comes during it is followed by one more.
             last = self._stopping.is_set()
             self._record(_sample(readers), step)
             if last:

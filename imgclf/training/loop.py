@@ -20,7 +20,8 @@ from imgclf.data.loader import TrainLoader
 from imgclf.errors import ImgclfError
 from imgclf.training.device import Compute
 from imgclf.training.losses import create_loss
-from imgclf.training.optimization import create_optimizer, learning_rate_at, update_average
+from imgclf.training.optimization import create_optimizer, update_average
+from imgclf.training.schedules import learning_rate_at
 
 SECONDS_BETWEEN_SNAPSHOTS = 0.5
 

@@ -79,7 +79,7 @@ def _focal(logits: Tensor, targets: Tensor, weights: Tensor | None, smoothing: f
     """Lin et al., Focal Loss for Dense Object Detection, arXiv:1708.02002, over a softmax."""
     log_probabilities = log_softmax(logits, dim=1)
     focus = (1 - log_probabilities.exp()) ** _FOCUS
-    targets = _as_probabilities(targets, logits, smoothing)
+    targets = as_probabilities(targets, logits, smoothing)
     terms = targets * focus * log_probabilities
     return -(terms if weights is None else terms * weights).sum(dim=1)
 
@@ -92,12 +92,19 @@ def _binary_cross_entropy(
 
     An image's weight is its class's.
     """
-    targets = _as_probabilities(targets, logits, smoothing)
+    targets = as_probabilities(targets, logits, smoothing)
     losses = binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1)
     return losses if weights is None else losses * (targets @ weights.to(targets.dtype))
 
 
-def _as_probabilities(targets: Tensor, logits: Tensor, smoothing: float) -> Tensor:
+def as_probabilities(targets: Tensor, logits: Tensor, smoothing: float) -> Tensor:
+    """Return smoothed probabilities of the classes, of the logits' shape and dtype.
+
+    Args:
+        targets: int64 [batch], or probabilities [batch, classes].
+        logits: [batch, classes].
+        smoothing: share that is spread evenly over all classes.
+    """
     num_classes = logits.shape[1]
     if targets.ndim == 1:
         targets = one_hot(targets, num_classes)

@@ -1,16 +1,10 @@
-"""Optimisers, learning-rate schedules and averaged weights."""
-
-import math
+"""Optimisers and averaged weights."""
 
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from imgclf.config import TrainConfig
-
-# torch.optim.lr_scheduler.OneCycleLR's defaults: where the cycle begins and ends.
-_ONE_CYCLE_START = 1 / 25
-_ONE_CYCLE_END = _ONE_CYCLE_START / 1e4
 
 
 def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
@@ -36,47 +30,6 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
         nesterov = config.nesterov
         return SGD(groups, lr=lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
     return {"adam": Adam, "adamw": AdamW}[config.optimizer](groups, lr=lr, fused=fused)
-
-
-def learning_rate_at(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """Return the learning rate of one step; a pure function, so that resuming needs no state.
-
-    Args:
-        step: 0 for the first of the run.
-        steps_per_epoch: optimiser steps in an epoch.
-        config: gives ``epochs``, ``schedule``, ``learning_rate``, ``warmup_ratio`` and, for the
-            step schedule, ``step_epochs`` and ``step_factor``.
-
-    ``one-cycle`` rises along a half cosine from 1/25 of the rate and falls along another to
-    1/250,000 (Smith and Topin, Super-Convergence, arXiv:1708.07120, with PyTorch's defaults). The
-    others rise linearly; then ``cosine`` falls to zero, ``step`` drops every so many epochs
-    (counted from the first) and ``constant`` stays.
-    """
-    peak, total_steps = config.learning_rate, config.epochs * steps_per_epoch
-    if config.schedule == "one-cycle":
-        # The end of the cycle lies one step behind the last: no step is spent at its tiny rate,
-        # which a run of few steps could not afford.
-        total_steps += 1
-        peak_step = config.warmup_ratio * total_steps - 1
-        if step <= peak_step:
-            start = peak * _ONE_CYCLE_START
-            return _half_cosine(start, peak, step / peak_step if peak_step > 0 else 1.0)
-        progress = (step - peak_step) / (total_steps - 1 - peak_step)
-        return _half_cosine(peak, peak * _ONE_CYCLE_END, progress)
-    warmup_steps = int(config.warmup_ratio * total_steps)
-    if step < warmup_steps:
-        return peak * ((step + 1) / warmup_steps)
-    if config.schedule == "cosine":
-        return _half_cosine(peak, 0.0, (step - warmup_steps) / (total_steps - warmup_steps))
-    if config.schedule == "step":
-        epochs_between = config.step_epochs or math.ceil(config.epochs / 3)
-        return peak * config.step_factor ** (step // steps_per_epoch // epochs_between)
-    assert config.schedule == "constant"
-    return peak
-
-
-def _half_cosine(start: float, end: float, progress: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @torch.no_grad()

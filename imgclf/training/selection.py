@@ -1,5 +1,6 @@
 """Which epoch's weights are kept, and when to stop early."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -35,6 +36,8 @@ class Selection:
 
     def _score(self, metrics: Mapping[str, float]) -> tuple[float, float]:
         value, loss = metrics[self.monitor], metrics["val/loss"]
+        # A loss that is no number is the worst there is, also as the first.
+        loss = math.inf if math.isnan(loss) else loss
         return (-loss if self.monitor == "val/loss" else value), -loss
 
     def keep_last(self, epoch: int) -> None:

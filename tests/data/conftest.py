@@ -19,3 +19,11 @@ def photographs() -> NDArray[np.uint8]:
         ):
             parts.append(whole[top : top + 37, left : left + 45])
     return np.stack(parts)
+
+
+@pytest.fixture(params=[1, 3], ids=["grey", "colour"])
+def grey_or_colour(
+    request: pytest.FixtureRequest, photographs: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """The photographs, or their green as grey images."""
+    return photographs if request.param == 3 else photographs[..., 1:2].copy()

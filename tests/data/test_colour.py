@@ -27,16 +27,16 @@ ADJUSTMENTS: list[tuple[Callable[[Tensor, Tensor], Tensor], Adjustment]] = [
 NAMES = ["brightness", "contrast", "saturation"]
 
 
-@pytest.fixture(params=[1, 3], ids=["grey", "colour"])
-def images(request: pytest.FixtureRequest, photographs: NDArray[np.uint8]) -> Tensor:
+@pytest.fixture
+def images(grey_or_colour: NDArray[np.uint8]) -> Tensor:
     """Photographs and the extremes: black, white, pure colours. uint8 [25, 37, 45, channels]."""
     flat = np.zeros((5, 37, 45, 3), np.uint8)
     flat[1] = 255
     flat[2] = 255, 0, 0
     flat[3] = 0, 255, 255
     flat[4] = 128, 128, 129
-    everything = torch.from_numpy(np.concatenate([photographs, flat]))
-    return everything if request.param == 3 else everything[..., 1:2].contiguous()
+    flat = flat[..., : grey_or_colour.shape[-1]]
+    return torch.from_numpy(np.concatenate([grey_or_colour, flat]))
 
 
 def planes_of(images: Tensor) -> Tensor:

@@ -85,7 +85,6 @@ def test_labels_may_look_like_paths_and_markup(digit_files, rows, tmp_path):
         ([["path", "label"], ["a.png"]], "line 2: the path or the label is empty"),
         ([["path", "label", "split"], ["a.png", "x", "dev"]], "line 2: the split 'dev' is unknown"),
         ([["path", "label"], ["a.png", "x"], ["a.png", "y"]], "twice"),
-        ([["path", "label"], ["a.png", "x"], ["b.png", "x"]], "one class only: 'x'"),
         ([["path", "label"]], "no images"),
     ],
 )

@@ -332,8 +332,9 @@ def test_a_long_list_of_unreadable_images_is_cut(copied: Path) -> None:
 
 def test_class_without_one_readable_image_is_an_error(copied: Path) -> None:
     break_images(copied, 40)
+    dataset = load(copied, max_bad_images=1.0)  # it can still be evaluated
     with pytest.raises(ImgclfError, match="No image of class '3'"):
-        load(copied, max_bad_images=1.0)
+        split_dataset(dataset, 0.1, 0.2, 0)
 
 
 def test_folder_without_one_readable_image_is_an_error(tmp_path: Path) -> None:
@@ -343,7 +344,7 @@ def test_folder_without_one_readable_image_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ImgclfError, match="2 of 2 images"):
         load(tmp_path)
     with pytest.raises(ImgclfError, match="No image of class 'a'"):
-        load(tmp_path, max_bad_images=1.0)
+        split_dataset(load(tmp_path, max_bad_images=1.0), 0.1, 0.2, 0)
 
 
 # What is found
@@ -361,11 +362,39 @@ def test_images_beside_the_class_folders_have_no_class(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_one_class_is_an_error(tmp_path: Path) -> None:
+def test_one_class_can_be_looked_at_and_not_be_trained_on(tmp_path: Path) -> None:
     write(tmp_path / "cat" / "x.png", noise(8, 8))
     (tmp_path / "dog").mkdir()
+    dataset = load(tmp_path)
+    assert dataset.classes == ("cat",)
     with pytest.raises(ImgclfError, match="one class only: 'cat'"):
-        load(tmp_path)
+        split_dataset(dataset, 0.1, 0.2, 0)
+
+
+@pytest.mark.parametrize(
+    "parts", [("val", "test"), ("test",), ("train", "test"), ("train", "Validation"), ("valid",)]
+)
+def test_some_of_the_parts_are_parts_too(parts: tuple[str, ...], digit_files: Path, tmp_path: Path):
+    for part in parts:
+        shutil.copytree(digit_files, tmp_path / part)
+    (tmp_path / "__MACOSX" / "train").mkdir(parents=True)
+    (tmp_path / "__MACOSX" / "train" / "x.png").write_bytes(b"")
+    dataset = load(tmp_path)
+    assert dataset.classes == ("0", "1", "2", "3")
+    assert len(dataset) == 160 * len(parts)
+    assert len(set(dataset.parts.tolist())) == len(parts)
+
+
+def test_parts_beside_another_folder_of_images_are_an_error(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "mixed" / "train")
+    shutil.copytree(tiny / "cat", tmp_path / "mixed" / "bird")
+    with pytest.raises(ImgclfError, match="'train', a part of a split, and 'bird'"):
+        load(tmp_path / "mixed")
+
+
+def test_name_that_is_not_text_is_written_as_python_shows_it(tiny: Path) -> None:
+    root = tiny.rename(tiny.with_name(b"caf\xe9".decode("utf-8", "surrogateescape")))
+    assert load(root).name == "caf\\udce9"
 
 
 def test_only_visible_images_of_class_folders_are_taken(tiny: Path) -> None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -105,19 +107,20 @@ def test_batches_hold_the_epochs_augmented_pixels() -> None:
     padded = augmentation.pad(torch.from_numpy(images))
     draws = augmentation.draw(padded, 4, 3)
     for batch in batches_of(loader, 3):
-        expected = augmentation.apply(padded, batch.labels, draws)
+        expected = augmentation.apply(padded, batch.labels, draws.rows(batch.labels))
         torch.testing.assert_close(batch.images, expected, rtol=0, atol=0)
         assert batch.images.shape[1:] == (6, 6, 3)
 
 
 @pytest.mark.parametrize("mixing", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 2.0}])
-def test_batches_hold_the_probabilities_of_mixed_images(mixing: dict[str, float]) -> None:
+def test_batches_hold_the_probabilities_of_mixed_images(mixing: dict[str, Any]) -> None:
     """Images of one value, 40 times their label: what is seen of a class is in the targets."""
     labels = np.arange(50, dtype=np.int64) % 5
     images = np.broadcast_to((labels * 40).astype(np.uint8)[:, None, None, None], (50, 9, 9, 1))
-    augmentation = Augmentation(9, 9, False, 0, False, **mixing)
-    loader = TrainLoader(images.copy(), labels, 8, augmentation, 4, CPU, 5)
-    for batch in loader.epoch(3):
+    config = TrainConfig.from_dict({"batch_size": 8, "random_crop": False, **mixing})
+    augmentation = Augmentation.from_config(config, 9, 9)
+    loader = TrainLoader(images.copy(), labels, 5, augmentation, config, CPU)
+    for batch in batches_of(loader, 3):
         assert batch.targets.dtype == torch.float32
         assert batch.targets.shape == (len(batch), 5)
         torch.testing.assert_close(batch.targets.sum(1), torch.ones(len(batch)))
@@ -214,3 +217,15 @@ def test_shares_that_do_not_divide_evenly_differ_by_one() -> None:
     loader = loader_with(labels, balanced_sampling=True)
     counts = np.bincount(labels[order_of(loader, 1)])
     assert sorted(counts.tolist()) == [3, 4, 4]
+
+
+def test_an_image_that_is_shown_again_is_augmented_anew() -> None:
+    """One image of the small class fills half of an epoch: its windows differ."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 12, 12, 1), dtype=np.uint8)
+    labels = (np.arange(60) == 7).astype(np.int64)
+    config = TrainConfig(balanced_sampling=True, batch_size=16)
+    augmentation = Augmentation.from_config(config, 8, 8)
+    loader = TrainLoader(images, labels, 2, augmentation, config, CPU)
+    shown = torch.cat([batch.images[batch.labels == 1] for batch in batches_of(loader, 1)])
+    assert len(shown) == 30
+    assert len({image.numpy().tobytes() for image in shown}) > 15  # of 25 windows

@@ -20,18 +20,12 @@ from imgclf.data.mixing import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def in_channels(images: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """Colour images as they are, or their green as grey images."""
-    return images if channels == 3 else np.ascontiguousarray(images[..., 1:2])
-
-
-@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("height", "width"), [(37, 45), (5, 8), (1, 9), (1, 1)])
 @pytest.mark.parametrize("side", [1, 4, 7])
 def test_cutout_blackens_a_square_cut_off_at_the_borders(
-    photographs: NDArray[np.uint8], height: int, width: int, channels: int, side: int
+    grey_or_colour: NDArray[np.uint8], height: int, width: int, side: int
 ) -> None:
-    images = in_channels(photographs[:, :height, :width], channels) | 1  # nothing is black yet
+    images = grey_or_colour[:, :height, :width] | 1  # nothing is black yet
     boxes = draw_cutout_boxes(np.random.default_rng(0), len(images), side, height, width)
     result = cutout(torch.from_numpy(images), torch.from_numpy(boxes)).numpy()
     for pixels, image, (top, left, bottom, right) in zip(result, images, boxes, strict=True):
@@ -55,12 +49,11 @@ def as_torchvision_wants(images: torch.Tensor) -> torch.Tensor:
     return images.permute(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("height", "width"), [(37, 45), (5, 8), (1, 9), (1, 1)])
 def test_cutmix_pastes_and_labels_as_torchvision_does(
-    photographs: NDArray[np.uint8], height: int, width: int, channels: int
+    grey_or_colour: NDArray[np.uint8], height: int, width: int
 ) -> None:
-    images = torch.from_numpy(in_channels(photographs[:, :height, :width], channels))
+    images = torch.from_numpy(grey_or_colour[:, :height, :width])
     labels = torch.arange(len(images)) % 6
     generator = np.random.default_rng(0)
     boxes = torch.from_numpy(
@@ -119,11 +112,10 @@ def test_boxes_are_drawn_as_torchvision_draws_them(alpha: float) -> None:
     assert ks_2samp(areas, [sample["lam_adjusted"] for sample in samples]).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("channels", [1, 3])
 def test_mixup_blends_and_labels_as_torchvision_does(
-    photographs: NDArray[np.uint8], channels: int
+    grey_or_colour: NDArray[np.uint8],
 ) -> None:
-    images = torch.from_numpy(in_channels(photographs, channels))
+    images = torch.from_numpy(grey_or_colour)
     labels = torch.arange(len(images)) % 6
     shares = torch.from_numpy(np.random.default_rng(0).random(len(images)).astype(np.float32))
     result = mixup(images, images.roll(1, 0), shares)

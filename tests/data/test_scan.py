@@ -67,8 +67,8 @@ def test_copies_between_parts_are_named(photos: Path) -> None:
     assert found.leaks == found.copies[:2]
     assert found.contradictions == ()
     assert found.notes()[1:] == [
-        "1 val images are copies of training images (same bytes):\n  val/dog/copy.png",
-        "1 test images are copies of training images (same bytes):\n  test/cat/copy.png",
+        "1 val image(s) are copies of train images (same bytes):\n  val/dog/copy.png",
+        "1 test image(s) are copies of train images (same bytes):\n  test/cat/copy.png",
     ]
 
 
@@ -105,7 +105,7 @@ def test_many_problems_are_shortened_in_print_and_whole_in_json(photos: Path) ->
         shutil.copy(photos / "train/cat/0.png", photos / f"test/cat/copy{position:02}.png")
     found = scan(photos)
     (note,) = [note for note in found.notes() if "copies" in note]
-    assert note.startswith("25 test images are copies")
+    assert note.startswith("25 test image(s) are copies")
     assert note.endswith("and 15 more")
     assert len(note.splitlines()) == 12
     (whole,) = [note for note in found.notes(most=25) if "copies" in note]

@@ -1,7 +1,10 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from imgclf.evaluation.image_grids import (
@@ -25,22 +28,35 @@ def noise(number: int, height: int = 8, width: int = 8, channels: int = 1) -> ND
     return generator.integers(100, 150, (number, height, width, channels), dtype=np.uint8)
 
 
-def mistakes(number: int, classes: list[str], heading: str = "Mistakes") -> Figure:
-    true_labels = np.arange(number) % len(classes)
+def mistakes(
+    number: int,
+    classes: list[str],
+    heading: str = "Mistakes",
+    images: NDArray[np.uint8] | None = None,
+) -> Figure:
+    labels = np.arange(number) % len(classes)
     return misclassified(
-        noise(number),
-        true_labels,
-        (true_labels + 1) % len(classes),
+        noise(number) if images is None else images,
+        labels,
+        (labels + 1) % len(classes),
         np.linspace(0.97, 0.5, number, dtype=np.float32),
         classes,
         heading,
     )
 
 
+def drawn_images(figure: Figure) -> list[AxesImage]:
+    return figure.axes[0].get_images()
+
+
+def titles_of(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
 def test_grey_images_are_grey_and_not_stretched_to_full_contrast() -> None:
     images = noise(3)
-    for axes, expected in zip(image_grid(images, list("abc")).axes, images, strict=True):
-        (drawn,) = axes.get_images()
+    grid = image_grid(images, list("abc"))
+    for drawn, expected in zip(drawn_images(grid), images, strict=True):
         rgba = drawn.to_rgba(np.asarray(drawn.get_array()), bytes=True)
         for channel in range(3):
             # Within 1: matplotlib rounds where it looks the colour up.
@@ -49,53 +65,71 @@ def test_grey_images_are_grey_and_not_stretched_to_full_contrast() -> None:
 
 def test_colour_images_are_drawn_as_they_are() -> None:
     images = noise(2, height=4, width=6, channels=3)
-    for axes, expected in zip(image_grid(images, ["a", "b"]).axes, images, strict=True):
-        (drawn,) = axes.get_images()
+    grid = image_grid(images, ["a", "b"])
+    for drawn, expected in zip(drawn_images(grid), images, strict=True):
         np.testing.assert_array_equal(drawn.get_array(), expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 7), (10, 60), (60, 10)])
+def test_images_keep_their_proportions(height: int, width: int) -> None:
+    figure = draw(image_grid(noise(8, height, width), ["a"] * 8))
+    boxes = [image.get_window_extent() for image in drawn_images(figure)]
+    for box in boxes:
+        assert box.height / box.width == pytest.approx(height / width, rel=1e-6)
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+    assert not any(left.overlaps(right) for left, right in pairwise(boxes))
 
 
 @pytest.mark.parametrize(("side", "interpolation"), [(8, "nearest"), (224, "auto")])
 def test_small_images_keep_their_pixels(side: int, interpolation: str) -> None:
-    axes = image_grid(noise(1, height=side, width=side), [""]).axes[0]
-    assert axes.get_images()[0].get_interpolation() == interpolation
+    (drawn,) = drawn_images(image_grid(noise(1, height=side, width=side), [""]))
+    assert drawn.get_interpolation() == interpolation
 
 
 def test_titles_have_their_colours_and_stand_over_their_images() -> None:
-    figure = image_grid(noise(2), ["right", "wrong\n$9"], ["green", "red"], heading="Some")
-    titles = [axes.title for axes in draw(figure).axes]
-    assert [title.get_text() for title in titles] == ["right", "wrong\n$9"]
-    assert [title.get_color() for title in titles] == ["green", "red"]
+    figure = image_grid(noise(8), [*"abcdefg", "w\n$9"], ["green"] * 7 + ["red"], "Some")
+    titles = draw(figure).axes[0].texts
+    assert titles_of(figure) == [*"abcdefg", "w\n$9"]
+    assert [title.get_color() for title in titles] == ["green"] * 7 + ["red"]
     assert figure.get_suptitle() == "Some"
+    for title, image in zip(titles, drawn_images(figure), strict=True):
+        box, below = title.get_window_extent(), image.get_window_extent()
+        assert 0 <= box.y0 - below.y1 < 10
+        assert (box.x0 + box.x1) / 2 == pytest.approx((below.x0 + below.x1) / 2, abs=1)
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (40, 10), (10, 40)])
 @pytest.mark.parametrize("number", [1, 13])
-def test_titles_do_not_touch_other_titles_or_images(number: int, hostile_names: list[str]) -> None:
-    figure = draw(mistakes(number, hostile_names))
-    assert len(figure.axes) == number
-    titles = [axes.title.get_window_extent() for axes in figure.axes]
+def test_titles_do_not_touch_other_titles_or_images(
+    number: int, height: int, width: int, hostile_names: list[str]
+) -> None:
+    figure = draw(mistakes(number, hostile_names, images=noise(number, height, width)))
+    titles = [text.get_window_extent() for text in figure.axes[0].texts]
+    images = [image.get_window_extent() for image in drawn_images(figure)]
+    assert len(titles) == len(images) == number
+    heading = figure._suptitle.get_window_extent()  # pyrefly: ignore
     for position, title in enumerate(titles):
         assert not any(title.overlaps(other) for other in titles[position + 1 :])
-        others = [axes.bbox for axes in figure.axes if axes is not figure.axes[position]]
-        assert not any(title.overlaps(other) for other in others)
-    heading = figure._suptitle.get_window_extent()  # pyrefly: ignore
-    assert not any(heading.overlaps(title) for title in titles)
+        assert not any(title.overlaps(image) for image in images)
+        assert not heading.overlaps(title)
 
 
 def test_misclassified_images_tell_truth_prediction_and_confidence() -> None:
     figure = mistakes(2, ["3", "8"], "2 of 360 misclassified")
-    assert [axes.get_title() for axes in figure.axes] == ["3 → 8\n97%", "8 → 3\n50%"]
+    assert titles_of(figure) == ["3 → 8\n97%", "8 → 3\n50%"]
     assert figure.get_suptitle() == "2 of 360 misclassified"
 
 
 def test_long_class_names_take_two_lines() -> None:
     figure = mistakes(1, ["golden retriever", "labrador retriever"])
-    assert figure.axes[0].get_title() == "golden retriever →\nlabrador retriever\n97%"
+    assert titles_of(figure) == ["golden retriever →\nlabrador retriever\n97%"]
 
 
 def test_correct_images_tell_class_and_confidence() -> None:
     confidence = np.array([1.0, 0.514])
     figure = correct(noise(2), np.array([1, 0]), confidence, ["cat", "dog"], "Right")
-    assert [axes.get_title() for axes in figure.axes] == ["dog\n100%", "cat\n51%"]
+    assert titles_of(figure) == ["dog\n100%", "cat\n51%"]
     assert figure.get_suptitle() == "Right"
 
 
@@ -121,6 +155,6 @@ def test_shares_are_told_whole_beside_names_of_any_length(hostile_names: list[st
     targets = np.full((1, len(hostile_names)), 0, np.float32)
     targets[0, [9, 10]] = 0.75, 0.25
     figure = draw(image_grid(noise(1), target_titles(targets, hostile_names)))
-    first, second = figure.axes[0].get_title().split("\n")
+    first, second = titles_of(figure)[0].split("\n")
     assert first.endswith(" 75%")
     assert second.endswith(" 25%")

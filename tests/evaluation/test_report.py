@@ -12,12 +12,9 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from imgclf.evaluation.report import (
-    Evaluation,
-    confident_mistakes,
-    correct_images,
-    write_evaluation,
-)
+from imgclf.evaluation.evaluation import Evaluation
+from imgclf.evaluation.pictures import correct, misclassified
+from imgclf.evaluation.report import write_evaluation
 
 CLASSES = ("cat", "dog", "bird")
 FILES = {
@@ -69,7 +66,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shown_positions(figure: Figure) -> list[int]:
-    images = [axes.get_images()[0] for axes in figure.axes]
+    images = figure.axes[0].get_images()
     return [int(np.asarray(image.get_array()).flat[0]) for image in images]
 
 
@@ -175,8 +172,11 @@ def test_awkward_names_of_classes_survive(awkward: tuple[Evaluation, Path]) -> N
     with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == labels
-    text = {"image": str, "label": str, "predicted": str}
-    table = pd.read_csv(folder / "predictions.csv", dtype=text, keep_default_na=False)
+    table = pd.read_csv(
+        folder / "predictions.csv",
+        dtype={"image": str, "label": str, "predicted": str},
+        keep_default_na=False,
+    )
     assert table["label"].tolist() == labels
     assert table["predicted"].tolist() == guesses
     assert table["image"].tolist() == list(example.names)
@@ -219,8 +219,8 @@ def test_no_mistakes_and_nothing_but_mistakes(right: bool, channels: int, tmp_pa
 # Pictures
 
 
-def test_the_most_confident_mistakes_come_first() -> None:
-    figure = confident_mistakes(EXAMPLE)
+def test_the_most_misclassified_come_first() -> None:
+    figure = misclassified(EXAMPLE)
     probabilities = softmax(EXAMPLE.logits.astype(np.float64), axis=1)
     wrong = np.flatnonzero(EXAMPLE.logits.argmax(1) != EXAMPLE.labels)
     expected = sorted(wrong, key=lambda position: -probabilities[position].max())
@@ -232,14 +232,14 @@ def test_the_most_confident_mistakes_come_first() -> None:
 
 
 def test_some_right_images_of_every_class_are_shown_and_always_the_same() -> None:
-    positions = shown_positions(correct_images(EXAMPLE))
-    assert positions == shown_positions(correct_images(EXAMPLE))
+    positions = shown_positions(correct(EXAMPLE))
+    assert positions == shown_positions(correct(EXAMPLE))
     right = EXAMPLE.logits.argmax(1) == EXAMPLE.labels
     assert right[positions].all()
     assert len(set(positions)) == 18
     assert EXAMPLE.labels[positions].tolist() == [0] * 6 + [1] * 6 + [2] * 6
     assert positions[:6] != np.flatnonzero(right & (EXAMPLE.labels == 0))[:6].tolist()
-    assert heading(correct_images(EXAMPLE)) == (
+    assert heading(correct(EXAMPLE)) == (
         f"{right.sum()} of 120 test images classified correctly, 18 of them at random"
     )
 
@@ -247,7 +247,7 @@ def test_some_right_images_of_every_class_are_shown_and_always_the_same() -> Non
 def test_of_a_hundred_classes_thirty_six_are_shown() -> None:
     labels = np.arange(200, dtype=np.int64) % 100
     classes = tuple(f"{label}" for label in range(100))
-    figure = correct_images(evaluation(np.eye(100, dtype=np.float32)[labels], labels, classes))
+    figure = correct(evaluation(np.eye(100, dtype=np.float32)[labels], labels, classes))
     shown = labels[shown_positions(figure)]
     assert len(set(shown)) == len(shown) == 36
     assert shown.max() > 60
@@ -261,9 +261,7 @@ def test_headings_name_the_split_and_say_where_there_is_nothing(split: str, subj
     labels = np.arange(40, dtype=np.int64) % 3
     right = evaluation(np.eye(3, dtype=np.float32)[labels], labels, split=split)
     wrong = evaluation(np.eye(3, dtype=np.float32)[(labels + 1) % 3], labels, split=split)
-    assert heading(confident_mistakes(right)) == f"All 40 {subject} are classified correctly"
-    assert heading(correct_images(wrong)) == f"0 of 40 {subject} classified correctly"
+    assert heading(misclassified(right)) == f"All 40 {subject} are classified correctly"
+    assert heading(correct(wrong)) == f"0 of 40 {subject} classified correctly"
     few = evaluation(wrong.logits[:3], labels[:3], split=split)
-    assert heading(confident_mistakes(few)) == (
-        f"3 of 3 {subject} misclassified, most confident first"
-    )
+    assert heading(misclassified(few)) == (f"3 of 3 {subject} misclassified, most confident first")

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -131,6 +132,7 @@ def test_an_evaluation_is_recorded_and_never_competes_with_training(
     assert tags["imgclf.training_run"] == exported.run.mlflow_run_id
     version = client.get_model_version(exported.registration.name, exported.registration.version)
     assert tags["imgclf.sha256"] == version.tags["imgclf.sha256"]
+    assert run.inputs is not None
     (data,) = [item.dataset for item in run.inputs.dataset_inputs]
     assert data.digest == tags["imgclf.dataset_digest"][:36]
     stored = {Path(item.path).name for item in client.list_artifacts(run.info.run_id, "all")}
@@ -162,7 +164,7 @@ def test_a_class_that_the_model_does_not_know_is_named(evaluate, photos, tmp_pat
 )
 def test_a_mistake_records_nothing(exported, options, message, tmp_path):
     before = runs_of_kind("evaluate")
-    given = {"model": exported.model, "dataset": "digits", **options}
+    given: dict[str, Any] = {"model": exported.model, "dataset": "digits", **options}
     with pytest.raises(UsageError, match=message):
         imgclf.evaluate(**given, runs_dir=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
@@ -182,7 +184,7 @@ def test_a_folder_without_images_and_a_place_that_cannot_be_written_are_clear_er
 
 
 def test_an_evaluation_that_breaks_off_is_recorded_as_failed(evaluate, photos, tmp_path):
-    (tmp_path / "out" / "predictions.csv").mkdir(parents=True)
+    (tmp_path / "out" / "predictions.csv" / "predictions.csv").mkdir(parents=True)
     with pytest.raises(OSError, match=r"predictions\.csv"):
         evaluate(dataset=str(photos), output_dir=tmp_path / "out", experiment="breaks off")
     client = MlflowClient()

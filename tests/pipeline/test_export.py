@@ -35,6 +35,8 @@ def test_an_export_is_one_file_with_its_proof_and_an_example(exported):
     assert figures["images"] == 359
     (answer,) = imgclf.Predictor(exported.model)([exported.folder / "example.png"])
     assert answer.label == exported.example_label
+    run = MlflowClient().get_run(exported.run.mlflow_run_id)
+    assert run.data.metrics["time/export_seconds"] > 0
     logged = MlflowClient().list_artifacts(exported.run.mlflow_run_id, "export")
     assert {Path(item.path).name for item in logged} == {"example.png", "model.onnx", "parity.json"}
 
@@ -148,6 +150,18 @@ def test_changed_data_is_refused(file_run, tmp_path):
 def test_a_run_that_has_not_finished_has_no_model(workplace, tmp_path):
     client = MlflowClient()
     run = client.create_run("0", tags={"imgclf.kind": "train", "imgclf.run_id": "2026-x"})
-    with pytest.raises(ImgclfError, match="no model to export"):
+    with pytest.raises(ImgclfError, match="no trained model"):
         imgclf.export(run.info.run_id, exports_dir=tmp_path)
     client.delete_run(run.info.run_id)
+
+
+def test_a_run_outlives_the_recipe_file_that_it_came_from(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("epochs: 1\nlearning_rate: 3e-3\nhorizontal_flip: false\n")
+    values = {"recipe": str(recipe), "runs_dir": str(tmp_path / "runs"), "dropout": 0.2}
+    result = imgclf.train(imgclf.TrainConfig.from_dict(values))
+    recipe.unlink()
+    exported = imgclf.export(result.run_id, exports_dir=tmp_path / "exports")
+    assert exported.run.run_id == result.run_id
+    tags = MlflowClient().get_run(result.mlflow_run_id or "").data.tags
+    assert set(json.loads(tags["imgclf.recipe_overrides"])) == {"dropout", "runs_dir"}

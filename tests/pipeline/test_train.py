@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+import torch
 from mlflow import MlflowClient
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
@@ -57,6 +58,32 @@ def test_mlflow_holds_what_the_run_says_it_came_to(trained):
     assert "auto" not in logged.values()
 
 
+def test_the_machine_is_sampled_from_the_start_of_the_run_to_its_end(trained):
+    client = MlflowClient()
+    name = "system/process_memory_usage_megabytes"
+    history = client.get_metric_history(trained.mlflow_run_id, name)
+    assert [point.step for point in history] == list(range(len(history)))
+    assert len(history) >= 2
+    (tested,) = client.get_metric_history(trained.mlflow_run_id, "test/accuracy")
+    assert history[0].timestamp < tested.timestamp <= history[-1].timestamp
+
+
+def test_stages_and_epochs_are_timed(trained):
+    run = MlflowClient().get_run(trained.mlflow_run_id)
+    stages = {
+        name: run.data.metrics[f"time/{name}_seconds"] for name in ("data", "train", "evaluation")
+    }
+    assert min(stages.values()) > 0
+    end = run.info.end_time
+    assert end is not None
+    # Loading comes before the run is opened.
+    assert stages["train"] + stages["evaluation"] <= (end - run.info.start_time) / 1000
+    epochs = MlflowClient().get_metric_history(trained.mlflow_run_id, "epoch_seconds")
+    assert [point.step for point in epochs] == [1, 2, 3]
+    assert min(point.value for point in epochs) > 0
+    assert sum(point.value for point in epochs) <= stages["train"]
+
+
 def test_without_validation_the_last_epoch_is_kept_and_never_becomes_champion(tmp_path):
     result = imgclf.train(quick(tmp_path, epochs=2, val_fraction=0.0, experiment="no validation"))
     assert result.best_epoch == 2
@@ -85,7 +112,7 @@ def test_early_stopping_ends_the_run_before_its_last_epoch(tmp_path):
     [
         ({"dataset": "nowhere"}, "no data set, folder or CSV file"),
         ({"image_size": 32}, "has a size of its own"),
-        ({"device": "cuda"}, "not available"),
+        ({"device": "mps" if torch.cuda.is_available() else "cuda"}, "not available"),
     ],
 )
 def test_a_mistake_starts_nothing(values, message, tmp_path):

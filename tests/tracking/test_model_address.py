@@ -55,9 +55,9 @@ def test_every_address_leads_to_the_exported_file(exported, address: str):
     ("address", "message", "hint"),
     [
         ("models:/imgclf-digit@champion", "Did you mean 'imgclf-digits'", "There are: imgclf-"),
-        ("models:/imgclf-digits@best", "has no '@best'", "@champion, /1"),
-        ("models:/imgclf-digits/99", "has no '/99'", "@champion, /1"),
-        ("models:/imgclf-digits/x", "has no '/x'", "@champion, /1"),
+        ("models:/imgclf-digits@best", "has no '@best'", "@champion, /"),
+        ("models:/imgclf-digits/99", "has no '/99'", "@champion, /"),
+        ("models:/imgclf-digits/x", "has no '/x'", "@champion, /"),
         ("models:/m-" + "0" * 32, "no logged model", "MLflow UI"),
         ("runs:/20200101-000000-ffff", "There is no run", "imgclf runs"),
         ("runs:/{run}/nothing.onnx", "no artifact 'nothing.onnx'", "export, model"),

@@ -50,8 +50,8 @@ def test_it_answers_as_the_trained_network_without_pickles(
     with torch.no_grad():
         answer = network(torch.from_numpy(images[:batch])).numpy()
     np.testing.assert_allclose(answer, expected[:batch], atol=1e-5)
-    generic = mlflow.pyfunc.load_model(logged.model_uri)
-    np.testing.assert_allclose(generic.predict(images[:batch]), expected[:batch], atol=1e-5)
+    generic: Any = mlflow.pyfunc.load_model(logged.model_uri).predict(images[:batch])
+    np.testing.assert_allclose(generic, expected[:batch], atol=1e-5)
 
 
 def test_it_names_what_it_needs_and_where_it_comes_from(logged, exported):

@@ -61,6 +61,7 @@ def test_the_best_finished_train_run_wins(experiment):
     add_run(experiment, 0.99, status="RUNNING")
     add_run(experiment, 0.99, status="KILLED")
     add_run(experiment, 0.99, kind="export")
+    add_run(experiment, 0.99, kind="evaluate")
     add_run(experiment, None)
     assert best_run(experiment).run_id == best
 
@@ -126,6 +127,18 @@ def test_a_run_is_found_by_either_id(trained):
     assert find_run(trained.mlflow_run_id) == by_own_id
     assert by_own_id.epochs == 3
     assert by_own_id.test_accuracy == trained.metrics["test/accuracy"]
+
+
+@pytest.mark.parametrize("status", ["KILLED", "RUNNING"])
+def test_a_run_that_has_not_finished_shows_the_epochs_it_has_come_to(experiment, status):
+    client = MlflowClient()
+    run_id = add_run(experiment, 0.9, status=status)
+    (run,) = list_runs(experiment)
+    assert run.epochs == 0, "stopped in the first epoch"
+    for epoch in (1, 2, 3):
+        client.log_metric(run.mlflow_run_id, "train/loss", 1 / epoch, step=epoch)
+    (run,) = list_runs(experiment)
+    assert (run.run_id, run.epochs) == (run_id, 3)
 
 
 @pytest.mark.parametrize("run_id", ["20200101-000000-ffff", "0" * 32, "x' OR '1' = '1", ""])

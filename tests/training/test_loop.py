@@ -18,7 +18,7 @@ from imgclf.models import ImageClassifier, InputShape, NetworkSettings, create_n
 from imgclf.training import loop
 from imgclf.training.device import Compute
 from imgclf.training.loop import EpochEnd, Snapshot, TrainState, train_epochs
-from imgclf.training.optimization import learning_rate_at
+from imgclf.training.schedules import learning_rate_at
 
 CPU = torch.device("cpu")
 FP32 = Compute(CPU, torch.float32, 1, "cpu")
@@ -441,7 +441,7 @@ def test_the_loss_asks_for_the_probabilities_of_mixed_images() -> None:
     (end,) = (e for e in train_epochs(state, loader, config, FP32) if isinstance(e, EpochEnd))
     weight, bias = (parameter.detach().numpy() for parameter in model.layer.parameters())
     losses = np.empty(0)
-    for batch in loader.epoch(1):
+    for (batch,) in loader.epoch(1):
         logits = batch.images.numpy().reshape(-1, 64) / 255 @ weight.T + bias
         log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
         losses = np.append(losses, -(batch.targets.numpy() * log_probabilities).sum(1))
