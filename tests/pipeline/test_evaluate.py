@@ -178,7 +178,7 @@ def test_a_folder_without_images_and_a_place_that_cannot_be_written_are_clear_er
     with pytest.raises(ImgclfError, match="has no images"):
         evaluate(dataset=str(tmp_path / "empty"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(ImgclfError, match="Cannot create the folder") as caught:
+    with pytest.raises(ImgclfError, match="Cannot write to the folder") as caught:
         evaluate(dataset=str(photos), output_dir=tmp_path / "file")
     assert "--output-dir" in caught.value.hint
 
