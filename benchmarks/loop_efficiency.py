@@ -3,8 +3,8 @@
 Run:   python benchmarks/loop_efficiency.py [--images 20000] [--repeats 5]
 Cost:  about five minutes on two CPU cores.
 
-All train the network of the recipe mnist-cnn with Adam and batches of 64 on the same random images of
-28x28 grey pixels. "bare" is forward, backward and step on one batch that stays where it is; the
+All train the network of the recipe mnist-cnn with Adam and batches of 64 on the same random images
+of 28x28 grey pixels. "bare" is forward, backward and step on one batch that stays where it is; the
 notebook's way converts and normalises one Pillow image after the other (torchvision's ToTensor and
 Normalize behind a DataLoader). The ways take turns, so that a machine that slows down slows all.
 """
@@ -29,7 +29,7 @@ from imgclf.card import Preprocessing
 from imgclf.config import TrainConfig
 from imgclf.data.augment import Augmentation
 from imgclf.data.loader import TrainLoader
-from imgclf.models import create_classifier
+from imgclf.models import InputShape, NetworkSettings, create_classifier, create_network
 from imgclf.training.device import choose_compute
 from imgclf.training.loop import TrainState, train_epochs
 
@@ -44,9 +44,9 @@ class _PillowImages(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, position: int) -> Any:
-        image = Image.fromarray(self._images[position, :, :, 0])
-        return self._transform(image), int(self._labels[position])
+    def __getitem__(self, index: int) -> Any:
+        image = Image.fromarray(self._images[index, :, :, 0])
+        return self._transform(image), int(self._labels[index])
 
 
 def _classifier(config: TrainConfig) -> nn.Module:
@@ -86,7 +86,9 @@ def main(number: int, repeats: int, device: str) -> None:
 
     def notebook(workers: int) -> Callable[[], None]:
         def run() -> None:
-            network = _classifier(config).network.to(compute.device)  # type: ignore
+            settings = NetworkSettings(10, 0.0, "none")
+            network = create_network("mnist-cnn", InputShape(1, 28, 28), settings)
+            network.to(compute.device)
             optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
             dataset = _PillowImages(images, labels)
             for pixels, targets in DataLoader(dataset, 64, shuffle=True, num_workers=workers):
