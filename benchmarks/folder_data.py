@@ -4,8 +4,8 @@ Run:   python benchmarks/folder_data.py FOLDER [--epochs 3]
 Cost:  some minutes on two CPU cores for the 50,000 JPEG files of a copy of CIFAR-10.
 
 FOLDER holds train/<class>/*.jpg. No network is trained: the epochs deliver batches of 64, augmented
-by a random crop and a flip, and that alone is timed, listing the files included. imgclf decodes into
-an empty cache first; the "next run" finds it filled.
+by a random crop and a flip, and that alone is timed, listing the files included. imgclf decodes
+into an empty cache first; the "next run" finds it filled.
 """
 
 import os
