@@ -248,8 +248,15 @@ def recipes(name: str | None) -> None:
     help="Largest share of unreadable images accepted.",
 )
 @click.option("--picture", metavar="FILE", help="Write a picture of samples to a PNG file.")
+@click.option("--cache", is_flag=True, help="List the decoded images that are kept.")
+@click.option("--clear-cache", is_flag=True, help="Remove the decoded images that are kept.")
 def datasets(
-    dataset: str | None, data_dir: str, max_bad_images: float, picture: str | None
+    dataset: str | None,
+    data_dir: str,
+    max_bad_images: float,
+    picture: str | None,
+    cache: bool,
+    clear_cache: bool,
 ) -> None:
     """List the data sets by name, or describe one: a name, a folder or a CSV file.
 
@@ -257,7 +264,13 @@ def datasets(
     Examples:
       imgclf datasets
       imgclf datasets photos --picture samples.png
+      imgclf datasets --cache
     """
+    if cache or clear_cache:
+        from imgclf.summary import print_cache
+
+        print_cache(data_dir, clear_cache)
+        return
     if dataset is None:
         _print_names(DATASETS)
         return

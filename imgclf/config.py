@@ -58,7 +58,8 @@ class TrainConfig:
     )
     data_dir: str = _data(
         "",
-        "Folder for downloaded data sets; empty: IMGCLF_DATA_DIR, else the user's cache folder.",
+        "Folder for downloaded data sets and decoded images; empty: IMGCLF_DATA_DIR, else the"
+        " user's cache folder.",
     )
     image_size: int = _data(
         0,

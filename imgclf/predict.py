@@ -185,15 +185,32 @@ class Predictor:
 def find_images(folder: Path) -> list[Path]:
     """Return the image files below a folder, by name; hidden ones are left out.
 
-    A link to nothing is among them: whoever reads it will name it.
+    A link to nothing is among them: whoever reads it will name it. Links to folders are not
+    followed.
+
+    Raises:
+        ImgclfError: a folder cannot be read.
     """
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and (path.is_file() or (path.is_symlink() and not path.exists()))
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    try:
+        with os.scandir(folder) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ImgclfError(
+            f"Cannot read the folder '{folder}': {error.strerror}.", "Check its permissions."
+        ) from error
+    found: list[Path] = []
+    for entry in ordered:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            found += find_images(Path(entry))
+        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and _is_file(entry):
+            found.append(Path(entry))
+    return found
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry))
 
 
 def _named(images: Images) -> Iterator[tuple[str, ImageSource]]:

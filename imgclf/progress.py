@@ -63,6 +63,41 @@ def print_start(
     say("\n".join([*lines, ""]))
 
 
+class DecodingDisplay:
+    """On a terminal, a bar while image files are decoded."""
+
+    def __init__(self) -> None:
+        console = Console(highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("decoding images"),
+            BarColumn(bar_width=14),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "DecodingDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def decoded(self, done: int, total: int) -> None:
+        """Move the bar, which appears with the first files."""
+        if self._task is None:
+            self._task = self._progress.add_task("decoding", total=total)
+        self._progress.update(self._task, completed=done)
+
+
 def _chosen(config: TrainConfig, group: str) -> list[str]:
     """Return a group's options that are not at their defaults, in words."""
     chosen = []

@@ -166,6 +166,24 @@ def print_dataset(dataset: "ImageDataset", split: "Split") -> None:
     click.echo(f"digest {dataset.digest[:12]}, split {split.digest[:12]}")
 
 
+def print_cache(data_dir: str, clear: bool) -> None:
+    """Print what is kept of decoded images, and remove it if that is wanted."""
+    from imgclf.data import cache
+    from imgclf.data.sources import decoded_folder
+
+    folder = decoded_folder(data_dir)
+    if clear:
+        click.echo(f"removed {cache.clear(folder) / 2**20:,.1f} MiB of decoded images")
+        return
+    entries = cache.list_entries(folder)
+    for entry in entries:
+        click.echo(
+            f"{entry.num_bytes / 2**20:10,.1f} MiB  {entry.images:9,} images  {entry.source}"
+        )
+    total = sum(entry.num_bytes for entry in entries) / 2**20
+    click.echo(f"{total:10,.1f} MiB  in {folder}; 'imgclf datasets --clear-cache' removes them")
+
+
 def save_samples(dataset: "ImageDataset", path: Path, each: int = 4, most: int = 40) -> None:
     """Write a picture of the first images of each class."""
     import numpy as np

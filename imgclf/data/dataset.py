@@ -21,7 +21,8 @@ class ImageDataset:
 
     Attributes:
         name: what a person calls it: ``digits``, or a folder's name.
-        images: uint8 [n, height, width, channels], at least as large as the network's input.
+        images: uint8 [n, height, width, channels], at least as large as the network's input; in
+            memory, or mapped from the disk.
         labels: int64 [n], positions in ``classes``.
         parts: int8 [n], `FREE`, or the part of the split that the source gives: `TRAIN`, `VAL` or
             `TEST`.
@@ -64,6 +65,28 @@ class ImageDataset:
         """
         size = self.preprocessing
         return centre_crop(self.images[indices], size.height, size.width)
+
+
+@dataclass(frozen=True)
+class SelectedImages:
+    """Some images of a data set as the network reads them, gathered when they are asked for.
+
+    So a split of data that is larger than memory can be read a batch at a time.
+
+    Attributes:
+        dataset: may be mapped from the disk.
+        positions: int64 [n], which of its images.
+    """
+
+    dataset: ImageDataset
+    positions: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, chosen: "slice | NDArray[np.int64]") -> NDArray[np.uint8]:
+        """Return uint8 [m, height, width, channels]."""
+        return self.dataset.inputs(self.positions[chosen])
 
 
 def from_arrays(

@@ -1,15 +1,22 @@
 """Training batches: gathered and augmented as whole tensors where the arithmetic is."""
 
-from collections.abc import Iterator
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from imgclf.config import TrainConfig
-from imgclf.data.augment import Augmentation
+from imgclf.data.augment import Augmentation, Draws
+
+_BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -32,33 +39,44 @@ class Batch:
 
 
 class TrainLoader:
-    """The training images, resident on the device, dealt out in a new order each epoch.
+    """The training images, dealt out in a new order each epoch.
+
+    They live on the device where they fit into half of its free memory. Where they do not, batches
+    are gathered from where they lie (memory, or a file mapped into it), one ahead of the step.
 
     Args:
-        images: uint8 [n, stored height, stored width, channels].
-        labels: int64 [n].
+        images: uint8 [m, stored height, stored width, channels], of the whole data set.
+        positions: int64 [n], the training images among them.
+        labels: int64 [m], of the whole data set.
         num_classes: of the data set.
         augmentation: what is done to each image.
         config: gives ``batch_size``, ``gradient_accumulation_steps``, ``balanced_sampling`` and
             ``seed``, which fixes every order and every draw.
-        device: where the images live.
+        device: where the batches go.
+        resident: whether the images live on the device; None: where they fit.
     """
 
     def __init__(
         self,
         images: NDArray[np.uint8],
+        positions: NDArray[np.int64],
         labels: NDArray[np.int64],
         num_classes: int,
         augmentation: Augmentation,
         config: TrainConfig,
         device: torch.device,
+        resident: bool | None = None,
     ) -> None:
-        self._images = augmentation.pad(torch.from_numpy(images).to(device))
-        self._labels = torch.from_numpy(labels).to(device)
+        num_bytes = len(positions) * math.prod(images.shape[1:])
+        self.resident = _fits(num_bytes, device) if resident is None else resident
+        self._images, self._positions, self._device = images, positions, device
+        if self.resident:
+            self._on_device = augmentation.pad(torch.from_numpy(images[positions]).to(device))
+        self._labels = torch.from_numpy(labels[positions]).to(device)
         self._num_classes = num_classes
         self._augmentation = augmentation
         self._config = config
-        bounds = _batch_bounds(len(labels), config.batch_size)
+        bounds = _batch_bounds(len(positions), config.batch_size)
         together = config.gradient_accumulation_steps
         self._steps = [bounds[i : i + together] for i in range(0, len(bounds), together)]
 
@@ -83,28 +101,78 @@ class TrainLoader:
         Every image comes exactly once, or every class equally often with balanced sampling. The
         last batch of an epoch may be smaller than the others, or larger by one.
         """
-        order = torch.from_numpy(self._order(epoch)).to(self._images.device)
-        draws = self._augmentation.draw(self._images, self._config.seed, epoch)
-        for bounds in self._steps:
+        order = self._order(epoch)
+        on_device = torch.from_numpy(order).to(self._device)
+        draws = self._augmentation.draw(self._shape_of_padded(), self._config.seed, epoch)
+        flat = [bounds for step in self._steps for bounds in step]
+        # Without images on the device: those of the next batch are gathered during this step.
+        fetched = (
+            iter(())
+            if self.resident
+            else _ahead(partial(self._gather, order[start:end]) for start, end in flat)
+        )
+        for step in self._steps:
             batches = []
-            for start, end in bounds:
-                chosen = order[start:end]
-                # An image that balanced sampling shows again has other draws each time.
+            for start, end in step:
+                chosen = on_device[start:end]
                 rows = chosen
                 if self._config.balanced_sampling:
-                    rows = torch.arange(start, end, device=order.device)
-                drawn = draws.rows(rows)
-                images, labels = self._images, self._labels[chosen]
-                images = self._augmentation.apply(images, chosen, drawn)
-                images, targets = self._augmentation.mix(images, labels, drawn, self._num_classes)
-                batches.append(Batch(images, labels, targets))
+                    # An image that is shown again has other draws each time.
+                    rows = torch.arange(start, end, device=self._device)
+                if self.resident:
+                    images, indices = self._on_device, chosen
+                else:
+                    images = self._augmentation.pad(next(fetched).to(self._device))
+                    indices = torch.arange(end - start, device=self._device)
+                batches.append(self._batch(images, indices, chosen, draws.rows(rows)))
             yield batches
+
+    def _batch(self, images: Tensor, indices: Tensor, chosen: Tensor, drawn: Draws) -> Batch:
+        labels = self._labels[chosen]
+        images = self._augmentation.apply(images, indices, drawn)
+        images, targets = self._augmentation.mix(images, labels, drawn, self._num_classes)
+        return Batch(images, labels, targets)
+
+    def _gather(self, chosen: NDArray[np.int64]) -> Tensor:
+        """Copy some images from where they lie: in the order of the file, which a disk likes."""
+        positions = self._positions[chosen]
+        ascending = np.argsort(positions)
+        pixels = np.empty((len(positions), *self._images.shape[1:]), np.uint8)
+        pixels[ascending] = self._images[positions[ascending]]
+        return torch.from_numpy(pixels)
+
+    def _shape_of_padded(self) -> Tensor:
+        """Return a tensor of the images' shape; without them on the device, it has no content."""
+        if self.resident:
+            return self._on_device
+        one = torch.zeros((1, *self._images.shape[1:]), dtype=torch.uint8, device=self._device)
+        padded = self._augmentation.pad(one)
+        return padded.expand(self.num_images, *padded.shape[1:])
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         generator = np.random.default_rng([self._config.seed, epoch, 0])
         if self._config.balanced_sampling:
             return balanced_order(self._labels.cpu().numpy(), generator)
         return generator.permutation(self.num_images)
+
+
+def _fits(num_bytes: int, device: torch.device) -> bool:
+    """Tell whether so much takes at most half of the memory that is free where it would lie."""
+    if device.type == "cuda":
+        return num_bytes <= torch.cuda.mem_get_info(device)[0] // 2
+    return num_bytes <= psutil.virtual_memory().available // 2
+
+
+def _ahead(calls: Iterable[Callable[[], Tensor]]) -> Iterator[Tensor]:
+    """Yield the calls' results; each call is made in a thread while the result before is used."""
+    with ThreadPoolExecutor(1) as pool:
+        pending: deque[Future[Tensor]] = deque()
+        for call in calls:
+            pending.append(pool.submit(call))
+            if len(pending) > _BATCHES_AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def balanced_order(labels: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from imgclf.config import TrainConfig
+from imgclf.data.cache import Progress
 from imgclf.data.csv_file import list_csv
 from imgclf.data.dataset import ImageDataset, from_arrays
 from imgclf.data.files import load_listing
@@ -25,6 +26,10 @@ Source = Callable[[Path], ImageDataset]
 _SOURCES: dict[str, Source] = {}
 
 
+def _silent(done: int, total: int) -> None:
+    pass
+
+
 def register(source: Source) -> Source:
     """Make a data set known by its function's name.
 
@@ -39,8 +44,12 @@ def source_names() -> tuple[str, ...]:
     return tuple(_SOURCES)
 
 
-def load_dataset(config: TrainConfig) -> ImageDataset:
+def load_dataset(config: TrainConfig, progress: Progress = _silent) -> ImageDataset:
     """Load ``config.dataset``: a registered name, or else a folder or a CSV file.
+
+    Args:
+        config: says what to load, and how.
+        progress: is told the number of decoded files and of all files, while files are decoded.
 
     Raises:
         UsageError: neither a known name nor a folder nor a CSV file.
@@ -62,7 +71,8 @@ def load_dataset(config: TrainConfig) -> ImageDataset:
             f" path and label, or one of: {', '.join(DATASETS)}.",
         )
     listing = list_folder(path) if path.is_dir() else list_csv(path)
-    return load_listing(listing, config.image_size, config.max_bad_images)
+    cache = decoded_folder(config.data_dir)
+    return load_listing(listing, config.image_size, config.max_bad_images, cache, progress)
 
 
 def data_folder(data_dir: str) -> Path:
@@ -75,6 +85,11 @@ def data_folder(data_dir: str) -> Path:
         return Path(given).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache"
     return Path(cache) / "imgclf" / "datasets"
+
+
+def decoded_folder(data_dir: str) -> Path:
+    """Return where the decoded images of folders and CSV files are kept."""
+    return data_folder(data_dir) / "decoded"
 
 
 @register

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from imgclf.data.dataset import SelectedImages
 from imgclf.evaluation.metrics import Metrics, compute_metrics, softmax
 
 SPLIT_TITLES = {"train": "Training", "val": "Validation", "test": "Test", "all": "All"}
@@ -26,7 +27,7 @@ class Evaluation:
     """
 
     split: str
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | SelectedImages
     names: Sequence[str]
     labels: NDArray[np.int64]
     logits: NDArray[np.float32]

@@ -5,10 +5,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from imgclf.data.dataset import SelectedImages
+
 
 @torch.inference_mode()
 def predict_logits(
-    model: nn.Module, images: NDArray[np.uint8], device: torch.device, batch_size: int = 512
+    model: nn.Module,
+    images: "NDArray[np.uint8] | SelectedImages",
+    device: torch.device,
+    batch_size: int = 512,
 ) -> NDArray[np.float32]:
     """Run a model in evaluation mode, in fp32.
 
@@ -22,7 +27,10 @@ def predict_logits(
         logits, float32 [n, classes].
     """
     model.eval()
-    batches = torch.from_numpy(np.ascontiguousarray(images)).split(batch_size)
+    batches = (
+        torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
+        for start in range(0, len(images), batch_size)
+    )
     # By default, convolutions on NVIDIA GPUs keep 10 bits of each factor (TF32).
     with torch.backends.cudnn.flags(allow_tf32=False):
         logits = [model(batch.to(device)) for batch in batches]

@@ -5,6 +5,17 @@ from imgclf.data.dataset import ImageDataset
 from imgclf.data.sources import load_dataset
 from imgclf.data.splits import Split, given_split, split_dataset
 from imgclf.errors import ImgclfError
+from imgclf.progress import DecodingDisplay
+
+
+def load_images(config: TrainConfig) -> ImageDataset:
+    """Load images, with a bar on a terminal while files are decoded.
+
+    Raises:
+        ImgclfError: as `load_dataset`.
+    """
+    with DecodingDisplay() as display:
+        return load_dataset(config, display.decoded)
 
 
 def load_and_split(config: TrainConfig) -> tuple[ImageDataset, Split]:
@@ -13,7 +24,7 @@ def load_and_split(config: TrainConfig) -> tuple[ImageDataset, Split]:
     Raises:
         ImgclfError: as `load_dataset` and `split_dataset`.
     """
-    dataset = load_dataset(config)
+    dataset = load_images(config)
     split = split_dataset(dataset, config.val_fraction, config.test_fraction, config.split_seed)
     return dataset, split
 
@@ -28,7 +39,7 @@ def describe(config: TrainConfig) -> tuple[ImageDataset, Split, ImgclfError | No
     Raises:
         ImgclfError: as `load_dataset`.
     """
-    dataset = load_dataset(config)
+    dataset = load_images(config)
     try:
         split = split_dataset(dataset, config.val_fraction, config.test_fraction, config.split_seed)
         return dataset, split, None

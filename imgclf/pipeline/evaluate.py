@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from imgclf.card import ModelCard, Preprocessing
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import TEST, VAL, ImageDataset
-from imgclf.data.sources import load_dataset
 from imgclf.data.splits import split_dataset
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.page import Page, write_html
 from imgclf.evaluation.report import write_evaluation
+from imgclf.pipeline.data import load_images
 from imgclf.pipeline.open_model import OpenedModel, open_model
 from imgclf.pipeline.run import end_early
 from imgclf.preprocess import to_array
@@ -120,7 +120,7 @@ def evaluate(
     """
     answering = open_model(os.fspath(model), run)
     started = time.perf_counter()
-    images = load_dataset(
+    images = load_images(
         TrainConfig(dataset=dataset, data_dir=data_dir, max_bad_images=max_bad_images)
     )
     subset = _choose(images, split, answering)

@@ -14,12 +14,11 @@ from PIL import Image
 from imgclf.card import ModelCard
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
-from imgclf.data.sources import load_dataset
 from imgclf.data.splits import Split
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.exporting import graph, parity
 from imgclf.models import ImageClassifier
-from imgclf.pipeline.data import load_and_split
+from imgclf.pipeline.data import load_and_split, load_images
 from imgclf.pipeline.trained import load_trained_model
 from imgclf.predict import Predictor
 from imgclf.progress import say
@@ -125,7 +124,7 @@ def _choose_run(run: str | None, dataset: str, moved: Path | None, experiment: s
     if moved is None:
         return best_run(experiment, dataset)
     # The folder may have had another name when it was trained on: its content decides.
-    digest = load_dataset(TrainConfig(dataset=str(moved), max_bad_images=1.0)).digest
+    digest = load_images(TrainConfig(dataset=str(moved), max_bad_images=1.0)).digest
     return best_run(experiment, digest=digest)
 
 

@@ -4,6 +4,7 @@ import torch
 
 from imgclf import __version__
 from imgclf.card import ModelCard
+from imgclf.data.dataset import SelectedImages
 from imgclf.evaluation.drawing import save
 from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.figures import curves
@@ -50,7 +51,7 @@ def record_outcome(
 
 def _evaluate(run: Run, model: ImageClassifier, split: str) -> Evaluation:
     positions = run.split.parts[split]
-    images = run.dataset.inputs(positions)
+    images = SelectedImages(run.dataset, positions)
     return Evaluation(
         split=split,
         images=images,

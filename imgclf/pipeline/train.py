@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from imgclf.config import AUTO, TrainConfig
 from imgclf.data.augment import Augmentation
-from imgclf.data.dataset import ImageDataset
+from imgclf.data.dataset import ImageDataset, SelectedImages
 from imgclf.data.loader import Batch, TrainLoader
 from imgclf.data.scan import scan_dataset
 from imgclf.data.splits import Split
@@ -34,6 +33,7 @@ from imgclf.training.selection import Selection
 from imgclf.training.weights import save_weights
 
 SHOWN_SAMPLES = 36
+_IMAGES_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,15 @@ def _normalization(
     if kind == "unit":
         return [0.0] * channels, [255.0] * channels
     assert kind == "dataset"
-    images = dataset.inputs(split.train)
+    counts = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(split.train), _IMAGES_AT_A_TIME):
+        images = dataset.inputs(split.train[start : start + _IMAGES_AT_A_TIME])
+        for channel in range(channels):
+            counts[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
     means, stds = [], []
-    for channel in range(channels):
-        counts = np.bincount(images[..., channel].ravel(), minlength=256)
-        mean = float(np.average(np.arange(256), weights=counts))
-        variance = float(np.average((np.arange(256) - mean) ** 2, weights=counts))
+    for weights in counts:
+        mean = float(np.average(np.arange(256), weights=weights))
+        variance = float(np.average((np.arange(256) - mean) ** 2, weights=weights))
         means.append(mean)
         stds.append(max(variance**0.5, 1.0))  # images of one colour have no spread
     return means, stds
@@ -168,8 +171,9 @@ def _fit(run: Run, model: ImageClassifier, augmentation: Augmentation) -> tuple[
     whole = augmentation.reads_beyond_the_centre
     stored = dataset.images if whole else dataset.inputs(slice(None))
     loader = TrainLoader(
-        stored[split.train],
-        dataset.labels[split.train],
+        stored,
+        split.train,
+        dataset.labels,
         len(dataset.classes),
         augmentation,
         config,
@@ -178,9 +182,8 @@ def _fit(run: Run, model: ImageClassifier, augmentation: Augmentation) -> tuple[
     state = TrainState.start(model, config, run.compute)
     selection = Selection(config.monitor)
     history: History = {}
-    # Gathered once: they are the same in every epoch.
-    val_images = np.ascontiguousarray(dataset.inputs(split.val))
-    test_images = dataset.inputs(split.test) if config.track_test else None
+    val_images = SelectedImages(dataset, split.val)
+    test_images = SelectedImages(dataset, split.test) if config.track_test else None
     _record_samples(run, next(loader.epoch(1))[0])
     epoch_start = time.perf_counter()
     with TrainingDisplay(config.epochs, loader.steps_per_epoch) as display:
@@ -208,14 +211,14 @@ def _fit(run: Run, model: ImageClassifier, augmentation: Augmentation) -> tuple[
     return selection, history
 
 
-def _validate(run: Run, state: TrainState, images: NDArray[np.uint8]) -> Metrics | None:
+def _validate(run: Run, state: TrainState, images: SelectedImages) -> Metrics | None:
     if not len(images):
         return None
     logits = predict_logits(state.selected_model, images, run.compute.device)
     return compute_metrics(logits, run.dataset.labels[run.split.val])
 
 
-def _test_accuracy(run: Run, state: TrainState, images: NDArray[np.uint8]) -> float:
+def _test_accuracy(run: Run, state: TrainState, images: SelectedImages) -> float:
     """Evaluate an epoch on the test split, for curves; nothing may be chosen by it."""
     logits = predict_logits(state.selected_model, images, run.compute.device)
     return compute_metrics(logits, run.dataset.labels[run.split.test]).accuracy

@@ -1,6 +1,7 @@
 """A CSV file stands for the same images as their folder does."""
 
 import csv
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ def write_csv(path: Path, rows: list[list[str]], encoding: str = "utf-8") -> Pat
 
 
 def load(listing) -> ImageDataset:
-    return load_listing(listing, image_size=0, max_bad_images=0.0)
+    with tempfile.TemporaryDirectory() as cache:
+        return load_listing(listing, 0, 0.0, Path(cache), lambda done, total: None)
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imgclf.card import Preprocessing
+from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
-from imgclf.data.files import load_listing
-from imgclf.data.folder import list_folder
+from imgclf.data.sources import load_dataset
 from imgclf.data.splits import missing_classes, split_dataset
 from imgclf.errors import ImgclfError
 from imgclf.preprocess import to_array
@@ -32,7 +32,8 @@ def write(path: Path, pixels: NDArray[np.uint8], **options: Any) -> None:
 
 
 def load(root: Path, image_size: int = 0, max_bad_images: float = 0.01) -> ImageDataset:
-    return load_listing(list_folder(root), image_size, max_bad_images)
+    config = TrainConfig(dataset=str(root), image_size=image_size, max_bad_images=max_bad_images)
+    return load_dataset(config)
 
 
 @pytest.fixture

@@ -1,11 +1,16 @@
+import gc
+import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from imgclf.config import TrainConfig
+from imgclf.data import loader as loader_module
 from imgclf.data.augment import Augmentation
 from imgclf.data.loader import Batch, TrainLoader
 
@@ -32,7 +37,7 @@ def loader_of(number: int, batch_size: int, seed: int = 0, **options: object) ->
 def loader_with(labels: NDArray[np.int64], **options: object) -> TrainLoader:
     config = TrainConfig.from_dict({"random_crop": False, **options})
     plain = Augmentation.from_config(config, 1, 2)
-    return TrainLoader(numbered(len(labels)), labels, 5, plain, config, CPU)
+    return TrainLoader(numbered(len(labels)), np.arange(len(labels)), labels, 5, plain, config, CPU)
 
 
 def batches_of(loader: TrainLoader, epoch: int) -> list[Batch]:
@@ -103,7 +108,7 @@ def test_batches_hold_the_epochs_augmented_pixels() -> None:
     labels = np.arange(50, dtype=np.int64)
     config = TrainConfig(batch_size=8, seed=4, crop_padding=1, horizontal_flip=True)
     augmentation = Augmentation.from_config(config, 6, 6)
-    loader = TrainLoader(images, labels, 50, augmentation, config, CPU)
+    loader = TrainLoader(images, np.arange(50), labels, 50, augmentation, config, CPU)
     padded = augmentation.pad(torch.from_numpy(images))
     draws = augmentation.draw(padded, 4, 3)
     for batch in batches_of(loader, 3):
@@ -119,7 +124,7 @@ def test_batches_hold_the_probabilities_of_mixed_images(mixing: dict[str, Any]) 
     images = np.broadcast_to((labels * 40).astype(np.uint8)[:, None, None, None], (50, 9, 9, 1))
     config = TrainConfig.from_dict({"batch_size": 8, "random_crop": False, **mixing})
     augmentation = Augmentation.from_config(config, 9, 9)
-    loader = TrainLoader(images.copy(), labels, 5, augmentation, config, CPU)
+    loader = TrainLoader(images.copy(), np.arange(50), labels, 5, augmentation, config, CPU)
     for batch in batches_of(loader, 3):
         assert batch.targets.dtype == torch.float32
         assert batch.targets.shape == (len(batch), 5)
@@ -141,7 +146,9 @@ def test_training_images_stay_as_they_were() -> None:
     before = images.copy()
     config = TrainConfig(batch_size=8, crop_padding=2, horizontal_flip=True)
     augmentation = Augmentation.from_config(config, 6, 6)
-    loader = TrainLoader(images, np.zeros(20, np.int64), 1, augmentation, config, CPU)
+    loader = TrainLoader(
+        images, np.arange(20), np.zeros(20, np.int64), 1, augmentation, config, CPU
+    )
     for batch in batches_of(loader, 1):
         batch.images.zero_()
     np.testing.assert_array_equal(images, before)
@@ -225,7 +232,65 @@ def test_an_image_that_is_shown_again_is_augmented_anew() -> None:
     labels = (np.arange(60) == 7).astype(np.int64)
     config = TrainConfig(balanced_sampling=True, batch_size=16)
     augmentation = Augmentation.from_config(config, 8, 8)
-    loader = TrainLoader(images, labels, 2, augmentation, config, CPU)
+    loader = TrainLoader(images, np.arange(60), labels, 2, augmentation, config, CPU)
     shown = torch.cat([batch.images[batch.labels == 1] for batch in batches_of(loader, 1)])
     assert len(shown) == 30
     assert len({image.numpy().tobytes() for image in shown}) > 15  # of 25 windows
+
+
+EVERY_AUGMENTATION = {
+    "crop_padding": 2, "horizontal_flip": True, "rotation": 20.0, "color_jitter": 0.3, "hue": 0.1,
+    "cutout": 3, "mixup": 0.4, "cutmix": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, EVERY_AUGMENTATION, {"random_resized_crop": 0.4}])
+@pytest.mark.parametrize(
+    "more", [{}, {"balanced_sampling": True}, {"gradient_accumulation_steps": 3}]
+)
+def test_batches_are_the_same_wherever_the_images_live(
+    options: dict[str, Any], more: dict[str, Any], tmp_path: Path
+) -> None:
+    """On the device, in memory or in a file that is mapped: order, draws and pixels agree."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (90, 12, 14, 3), dtype=np.uint8)
+    labels = generator.integers(0, 4, 90)
+    positions = generator.permutation(90)[:70]
+    images.tofile(tmp_path / "pixels.raw")
+    mapped = np.memmap(tmp_path / "pixels.raw", np.uint8, "r", shape=images.shape)
+    config = TrainConfig.from_dict({"batch_size": 16, "seed": 3, **options, **more})
+    augmentation = Augmentation.from_config(config, 10, 10)
+    loaders = [
+        TrainLoader(lying, positions, labels, 4, augmentation, config, CPU, resident=resident)
+        for lying, resident in ((images, True), (images, False), (mapped, False))
+    ]
+    for epoch in (1, 2):
+        expected, *others = (batches_of(loader, epoch) for loader in loaders)
+        for batches in others:
+            assert len(batches) == len(expected)
+            for batch, wanted in zip(batches, expected, strict=True):
+                torch.testing.assert_close(batch.images, wanted.images, rtol=0, atol=0)
+                assert torch.equal(batch.labels, wanted.labels)
+                assert torch.equal(batch.targets, wanted.targets)
+    assert [loader.resident for loader in loaders] == [True, False, False]
+
+
+def test_images_live_on_the_device_where_half_of_its_memory_holds_them() -> None:
+    assert loader_module._fits(2**20, CPU)
+    assert not loader_module._fits(psutil.virtual_memory().total, CPU)
+
+
+def test_an_epoch_that_is_left_early_leaves_no_thread_behind() -> None:
+    before = threading.active_count()
+    images = np.zeros((64, 6, 6, 1), np.uint8)
+    config = TrainConfig(batch_size=4)
+    augmentation = Augmentation.from_config(config, 6, 6)
+    labels = np.zeros(64, np.int64)
+    loader = TrainLoader(
+        images, np.arange(64), labels, 1, augmentation, config, CPU, resident=False
+    )
+    steps = loader.epoch(1)
+    next(steps)
+    steps.close()  # type: ignore
+    gc.collect()
+    assert threading.active_count() == before

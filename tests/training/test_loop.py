@@ -36,7 +36,8 @@ def some_digits(number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 def loader_of(config: TrainConfig, number: int) -> TrainLoader:
     augmentation = Augmentation.from_config(config, 8, 8)
-    return TrainLoader(*some_digits(number), 10, augmentation, config, CPU)
+    images, labels = some_digits(number)
+    return TrainLoader(images, np.arange(number), labels, 10, augmentation, config, CPU)
 
 
 def digits_cnn(config: TrainConfig) -> nn.Module:

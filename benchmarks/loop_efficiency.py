@@ -1,0 +1,133 @@
+"""What an epoch costs beside its bare arithmetic, and beside a notebook's DataLoader.
+
+Run:   python benchmarks/loop_efficiency.py [--images 20000] [--repeats 5]
+Cost:  about five minutes on two CPU cores.
+
+All train the network of the recipe mnist-cnn with Adam and batches of 64 on the same random images
+of 28x28 grey pixels. "bare" is forward, backward and step on one batch that stays where it is; the
+notebook's way converts and normalises one Pillow image after the other (torchvision's ToTensor and
+Normalize behind a DataLoader). The ways take turns, so that a machine that slows down slows all.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import Compose, Normalize, ToTensor
+
+from imgclf.card import Preprocessing
+from imgclf.config import TrainConfig
+from imgclf.data.augment import Augmentation
+from imgclf.data.loader import TrainLoader
+from imgclf.models import InputShape, NetworkSettings, create_classifier, create_network
+from imgclf.training.device import choose_compute
+from imgclf.training.loop import TrainState, train_epochs
+
+
+class _PillowImages(Dataset[Any]):
+    """As torchvision's MNIST: an array behind, a Pillow image in front."""
+
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+        self._images, self._labels = images, labels
+        self._transform = Compose([ToTensor(), Normalize((0.5,), (0.5,))])
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> Any:
+        image = Image.fromarray(self._images[index, :, :, 0])
+        return self._transform(image), int(self._labels[index])
+
+
+def _classifier(config: TrainConfig) -> nn.Module:
+    return create_classifier(config, Preprocessing.identity(28, 28, 1), 10, [127.5], [127.5])
+
+
+@click.command()
+@click.option("--images", "number", default=20_000, help="Images in an epoch.")
+@click.option("--repeats", default=5, help="Epochs of each way.")
+@click.option("--device", default="auto", help="Where to train.")
+def main(number: int, repeats: int, device: str) -> None:
+    """Time an epoch in every way and print a table."""
+    values = {"recipe": "mnist-cnn", "device": device, "precision": "fp32", "epochs": 1}
+    config = TrainConfig.from_dict({**values, "norm_layer": "none"})
+    compute = choose_compute(config)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (number, 28, 28, 1), dtype=np.uint8)
+    labels = generator.integers(0, 10, number)
+    loader = TrainLoader(
+        images, np.arange(number), labels, 10, Augmentation.from_config(config, 28, 28), config,
+        compute.device,
+    )  # fmt: skip
+    steps = loader.steps_per_epoch
+
+    def ours() -> None:
+        state = TrainState.start(_classifier(config), config, compute)
+        list(train_epochs(state, loader, config, compute))
+
+    def bare() -> None:
+        state = TrainState.start(_classifier(config), config, compute)
+        batch = next(loader.epoch(1))[0]
+        for _ in range(steps):
+            loss = cross_entropy(state.model(batch.images), batch.labels)
+            state.optimizer.zero_grad()
+            loss.backward()
+            state.optimizer.step()
+
+    def notebook(workers: int) -> Callable[[], None]:
+        def run() -> None:
+            settings = NetworkSettings(10, 0.0, "none")
+            network = create_network("mnist-cnn", InputShape(1, 28, 28), settings)
+            network.to(compute.device)
+            optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
+            dataset = _PillowImages(images, labels)
+            for pixels, targets in DataLoader(dataset, 64, shuffle=True, num_workers=workers):
+                loss = cross_entropy(network(pixels.to(compute.device)), targets.to(compute.device))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+        return run
+
+    ways = {
+        "bare arithmetic, one resident batch": bare,
+        "imgclf": ours,
+        "notebook, DataLoader": notebook(0),
+        "notebook, DataLoader with 2 workers": notebook(2),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(repeats + 1):
+        for name, run in ways.items():
+            start = time.perf_counter()
+            run()
+            if compute.device.type == "cuda":
+                torch.cuda.synchronize()
+            if repeat:  # the first round warms up
+                seconds[name].append(time.perf_counter() - start)
+    print("| way | images/s, median | time over bare, median (lowest to highest) |")
+    print("|---|---|---|")
+    reference = np.array(seconds["bare arithmetic, one resident batch"])
+    for name, times in seconds.items():
+        ratios = np.array(times) / reference
+        print(
+            f"| {name} | {number / np.median(times):,.0f} | {np.median(ratios):.2f}"
+            f" ({ratios.min():.2f} to {ratios.max():.2f}) |"
+        )
+    print(
+        f"\n{compute.device_name}, {compute.threads} threads, {os.cpu_count()} CPU cores, Python"
+        f" {platform.python_version()}, torch {torch.__version__}; {repeats} rounds"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgclf.data.cache import Stored, clear, list_entries, load_decoded
+from imgclf.data.decode import Decoded
+from imgclf.errors import ImgclfError
+from imgclf.preprocess import to_array
+
+GENERATOR = np.random.default_rng(0)
+
+LOAD_IN_ANOTHER_PROCESS = """
+import sys
+from pathlib import Path
+from imgclf.data.cache import load_decoded
+
+files = sorted(Path(sys.argv[1]).iterdir())
+tell = lambda done, total: print(done, flush=True)
+stored = load_decoded(files, 64, Path(sys.argv[2]), "images", tell)
+print(stored.pixels.shape[0], stored.pixels.sum())
+"""
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    """Colour images of several sizes."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(12):
+        shape = (20 + number, 30, 3)
+        pixels = GENERATOR.integers(0, 256, shape, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    return sorted(folder.iterdir())
+
+
+def load(files: list[Path], cache: Path, image_size: int = 16) -> tuple[Stored, int]:
+    """What the cache gives, and how many files were decoded for it."""
+    told = [0]
+    stored = load_decoded(files, image_size, cache, "images", lambda done, total: told.append(done))
+    return stored, max(told)
+
+
+def test_files_are_decoded_once_and_their_pixels_mapped(images, tmp_path):
+    first, decoded = load(images, tmp_path / "cache")
+    assert decoded == 12
+    again, decoded = load(images, tmp_path / "cache")
+    assert decoded == 0
+    size = again.preprocessing
+    for stored in (first, again):
+        assert isinstance(stored.pixels, np.memmap)
+        assert not stored.pixels.flags.writeable
+        assert stored.pixels.shape == (12, size.resize_height, size.resize_width, 3)
+    centre = (size.resize_height - 16) // 2
+    for pixels, path, outcome in zip(again.pixels, images, again.outcomes, strict=True):
+        cut = pixels[centre : centre + 16, centre : centre + 16]
+        np.testing.assert_array_equal(cut, to_array(path, size))
+        assert isinstance(outcome, Decoded)
+        assert outcome.size == Image.open(path).size
+    assert first.outcomes == again.outcomes
+
+
+def test_grey_images_keep_one_channel(tmp_path):
+    for number in range(300):
+        Image.fromarray(np.full((9, 7), number % 256, np.uint8)).save(tmp_path / f"{number:03}.png")
+    files = sorted(tmp_path.glob("*.png"))
+    stored, _ = load(files, tmp_path / "cache", image_size=0)
+    assert stored.preprocessing.channels == 1
+    assert stored.pixels.shape == (300, 9, 7, 1)
+    assert stored.pixels[:, 4, 4, 0].tolist() == [number % 256 for number in range(300)]
+
+
+@pytest.mark.parametrize("change", ["content", "time", "name", "permission"])
+def test_a_changed_file_makes_another_entry(change, images, tmp_path):
+    load(images, tmp_path / "cache")
+    if change == "content":
+        Image.new("RGB", (25, 25), "red").save(images[3])
+    elif change == "time":
+        os.utime(images[3], (1, 1))
+    elif change == "name":
+        images[3] = images[3].rename(images[3].with_name("other.png"))
+    else:
+        images[3].chmod(0o600)
+    stored, decoded = load(images, tmp_path / "cache")
+    assert decoded == 12
+    if change == "content":
+        assert (stored.pixels[3] == (255, 0, 0)).all()
+
+
+def test_another_input_size_makes_another_entry(images, tmp_path):
+    small, _ = load(images, tmp_path / "cache", 16)
+    large, decoded = load(images, tmp_path / "cache", 20)
+    assert decoded == 12
+    assert large.pixels.shape[1] > small.pixels.shape[1]
+
+
+def test_unreadable_files_have_a_reason_and_no_pixels(images, tmp_path):
+    images[2].write_bytes(b"")
+    images[5].unlink()
+    for _ in range(2):
+        stored, _ = load(images, tmp_path / "cache")
+        assert len(stored.pixels) == 10
+        reasons = [i for i, outcome in enumerate(stored.outcomes) if isinstance(outcome, str)]
+        assert reasons == [2, 5]
+    nothing, _ = load([images[2], images[5]], tmp_path / "cache")
+    assert len(nothing.pixels) == 0
+
+
+@pytest.mark.parametrize("damage", ["pixels", "images", "half"])
+def test_a_damaged_entry_is_built_again(damage, images, tmp_path):
+    expected, _ = load(images, tmp_path / "cache")
+    pixels = expected.pixels.copy()
+    (entry,) = (tmp_path / "cache").iterdir()
+    if damage == "pixels":
+        (entry / "pixels.raw").write_bytes(b"\0" * 100)
+    elif damage == "images":
+        (entry / "images.json").write_text("[]")
+    else:
+        (entry / "images.json").unlink()
+    again, decoded = load(images, tmp_path / "cache")
+    assert decoded == 12
+    np.testing.assert_array_equal(again.pixels, pixels)
+
+
+def start(folder: Path, cache: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", LOAD_IN_ANOTHER_PROCESS, str(folder), str(cache)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough photographs that decoding takes a while."""
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(1500):
+        pixels = np.full((200, 200, 3), number % 256, np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:04}.jpg")
+    return folder
+
+
+def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(many, tmp_path):
+    cache = tmp_path / "cache"
+    process = start(many, cache)
+    assert process.stdout is not None
+    process.stdout.readline()  # it has begun
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (left,) = cache.iterdir()
+    assert left.name.startswith(".building-")
+    stored, decoded = load(sorted(many.iterdir()), cache, 64)
+    assert decoded == len(stored.pixels) == 1500
+    assert not left.exists()
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_two_processes_may_build_the_same_entry_at_once(many, tmp_path):
+    cache = tmp_path / "cache"
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(lambda p: p.communicate()[0], [start(many, cache) for _ in "ab"]))
+    sums = {answer.splitlines()[-1] for answer in answers}
+    assert len(sums) == 1
+    assert len(list(cache.iterdir())) == 1
+    stored, decoded = load(sorted(many.iterdir()), cache, 64)
+    assert decoded == 0
+    assert sums == {f"1500 {stored.pixels.sum()}"}
+
+
+def test_a_full_disk_is_an_error_that_says_how_much_is_needed(many, tmp_path):
+    """A limit on the size of files stands for the end of the disk."""
+    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
+    cache = tmp_path / "cache"
+    done = subprocess.run(
+        [sys.executable, "-c", code + LOAD_IN_ANOTHER_PROCESS, str(many), str(cache)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "ImgclfError: Cannot write decoded images" in done.stderr
+    assert "GiB are free" in done.stderr
+    assert list(cache.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_made_is_an_error_with_a_way_out(images, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ImgclfError) as caught:
+        load(images, tmp_path / "file" / "cache")
+    assert "--data-dir" in caught.value.hint
+
+
+def test_entries_are_listed_and_cleared(images, tmp_path):
+    cache = tmp_path / "cache"
+    assert list_entries(cache) == []
+    assert clear(cache) == 0
+    load(images, cache, 16)
+    load(images, cache, 24)
+    entries = list_entries(cache)
+    assert [entry.images for entry in entries] == [12, 12]
+    assert entries[0].num_bytes > entries[1].num_bytes > 12 * 16 * 16 * 3
+    assert {entry.source for entry in entries} == {"images"}
+    (cache / "note.txt").write_text("not ours")
+    assert clear(cache) == sum(entry.num_bytes for entry in entries)
+    assert [path.name for path in cache.iterdir()] == ["note.txt"]
+
+
+def test_a_process_of_another_machine_is_left_alone(images, tmp_path):
+    cache = tmp_path / "cache"
+    theirs = cache / ".building-elsewhere-1-abc"
+    theirs.mkdir(parents=True)
+    load(images, cache)
+    assert theirs.exists()
+
+
+def test_hostile_entry_is_data_and_nothing_else(images, tmp_path):
+    load(images, tmp_path / "cache")
+    (entry,) = (tmp_path / "cache").iterdir()
+    described = json.loads((entry / "images.json").read_text())
+    for name, value in (("resize_width", 10**9), ("channels", 7), ("resize_height", "x")):
+        hostile = {**described, "preprocessing": {**described["preprocessing"], name: value}}
+        (entry / "images.json").write_text(json.dumps(hostile))
+        stored, decoded = load(images, tmp_path / "cache")
+        assert (decoded, len(stored.pixels)) == (12, 12)
