@@ -173,15 +173,15 @@ def print_cache(data_dir: str, clear: bool) -> None:
 
     folder = decoded_folder(data_dir)
     if clear:
-        click.echo(f"removed {cache.clear(folder) / 2**20:,.1f} MiB of decoded images")
+        click.echo(f"removed {cache.clear(folder) / 2**20:,.2f} MiB of decoded images")
         return
     entries = cache.list_entries(folder)
     for entry in entries:
         click.echo(
-            f"{entry.num_bytes / 2**20:10,.1f} MiB  {entry.images:9,} images  {entry.source}"
+            f"{entry.num_bytes / 2**20:10,.2f} MiB  {entry.images:9,} images  {entry.source}"
         )
     total = sum(entry.num_bytes for entry in entries) / 2**20
-    click.echo(f"{total:10,.1f} MiB  in {folder}; 'imgclf datasets --clear-cache' removes them")
+    click.echo(f"{total:10,.2f} MiB  in {folder}; 'imgclf datasets --clear-cache' removes them")
 
 
 def save_samples(dataset: "ImageDataset", path: Path, each: int = 4, most: int = 40) -> None:

@@ -429,6 +429,24 @@ def test_datasets_names_every_unreadable_image(digit_files: Path, tmp_path: Path
     assert result.output.count("\n  0/") == 20
 
 
+def test_datasets_shows_and_clears_what_is_kept_of_decoded_images(
+    digit_files: Path, tmp_path: Path
+):
+    def datasets(*arguments: str) -> str:
+        result = CliRunner().invoke(main, ["datasets", *arguments, "--data-dir", str(tmp_path)])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    datasets(str(digit_files))
+    (entry, total) = datasets("--cache").splitlines()
+    assert "160 images" in entry
+    assert entry.endswith(str(digit_files.resolve()))
+    assert str(tmp_path / "decoded") in total
+    assert "removed 0.00 MiB" not in datasets("--clear-cache")
+    assert len(datasets("--cache").splitlines()) == 1
+    assert list((tmp_path / "decoded").iterdir()) == []
+
+
 def test_models_lists_every_network_with_its_size():
     result = CliRunner().invoke(main, ["models"])
     for name in MODELS:
