@@ -104,28 +104,29 @@ class TrainLoader:
         order = self._order(epoch)
         on_device = torch.from_numpy(order).to(self._device)
         draws = self._augmentation.draw(self._shape_of_padded(), self._config.seed, epoch)
-        flat = [bounds for step in self._steps for bounds in step]
-        # Without images on the device: those of the next batch are gathered during this step.
-        fetched = (
-            iter(())
-            if self.resident
-            else _ahead(partial(self._gather, order[start:end]) for start, end in flat)
-        )
+        sources = self._sources(order, on_device)
         for step in self._steps:
             batches = []
             for start, end in step:
-                chosen = on_device[start:end]
-                rows = chosen
+                rows = chosen = on_device[start:end]
                 if self._config.balanced_sampling:
                     # An image that is shown again has other draws each time.
                     rows = torch.arange(start, end, device=self._device)
-                if self.resident:
-                    images, indices = self._on_device, chosen
-                else:
-                    images = self._augmentation.pad(next(fetched).to(self._device))
-                    indices = torch.arange(end - start, device=self._device)
-                batches.append(self._batch(images, indices, chosen, draws.rows(rows)))
+                batches.append(self._batch(*next(sources), chosen, draws.rows(rows)))
             yield batches
+
+    def _sources(
+        self, order: NDArray[np.int64], on_device: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield, batch by batch, the padded images that it is cut from and which of them."""
+        bounds = [batch for step in self._steps for batch in step]
+        if self.resident:
+            for start, end in bounds:
+                yield self._on_device, on_device[start:end]
+            return
+        for gathered in _ahead(partial(self._gather, order[start:end]) for start, end in bounds):
+            images = gathered.to(self._device, non_blocking=True)
+            yield self._augmentation.pad(images), torch.arange(len(images), device=self._device)
 
     def _batch(self, images: Tensor, indices: Tensor, chosen: Tensor, drawn: Draws) -> Batch:
         labels = self._labels[chosen]
@@ -139,7 +140,9 @@ class TrainLoader:
         ascending = np.argsort(positions)
         pixels = np.empty((len(positions), *self._images.shape[1:]), np.uint8)
         pixels[ascending] = self._images[positions[ascending]]
-        return torch.from_numpy(pixels)
+        gathered = torch.from_numpy(pixels)
+        # From pinned memory a GPU copies while it computes.
+        return gathered.pin_memory() if self._device.type == "cuda" else gathered
 
     def _shape_of_padded(self) -> Tensor:
         """Return a tensor of the images' shape; without them on the device, it has no content."""
