@@ -51,8 +51,18 @@ def address(exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=60)
-    with pytest.raises(requests.ConnectionError):
-        requests.get(f"http://127.0.0.1:{port}/ping", timeout=5)
+    wait_for_the_end(f"http://127.0.0.1:{port}/ping")
+
+
+def wait_for_the_end(url: str) -> None:
+    """The workers go a moment after the process that started them."""
+    for _ in range(30):
+        try:
+            requests.get(url, timeout=5)
+        except requests.ConnectionError:
+            return
+        time.sleep(1)
+    pytest.fail("the server still answers")
 
 
 def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
