@@ -32,6 +32,6 @@ def predict_logits(
         for start in range(0, len(images), batch_size)
     )
     # By default, convolutions on NVIDIA GPUs keep 10 bits of each factor (TF32).
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         logits = [model(batch.to(device)) for batch in batches]
     return torch.cat(logits).cpu().numpy()
