@@ -1,6 +1,8 @@
 """What a person sees while a run trains."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -63,39 +65,26 @@ def print_start(
     say("\n".join([*lines, ""]))
 
 
-class DecodingDisplay:
-    """On a terminal, a bar while image files are decoded."""
+@contextmanager
+def decoding_bar() -> Iterator[Callable[[int, int], None]]:
+    """Show on a terminal how many files are decoded; yields the function that moves the bar."""
+    console = Console(highlight=False, soft_wrap=True)
+    progress = Progress(
+        TextColumn("decoding images"),
+        BarColumn(bar_width=14),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
 
-    def __init__(self) -> None:
-        console = Console(highlight=False, soft_wrap=True)
-        self._progress = Progress(
-            TextColumn("decoding images"),
-            BarColumn(bar_width=14),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task: TaskID | None = None
+        def decoded(done: int, total: int) -> None:
+            task = progress.task_ids[0] if progress.task_ids else progress.add_task("", total=total)
+            progress.update(task, completed=done)
 
-    def __enter__(self) -> "DecodingDisplay":
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-
-    def decoded(self, done: int, total: int) -> None:
-        """Move the bar, which appears with the first files."""
-        if self._task is None:
-            self._task = self._progress.add_task("decoding", total=total)
-        self._progress.update(self._task, completed=done)
+        yield decoded
 
 
 def _chosen(config: TrainConfig, group: str) -> list[str]:

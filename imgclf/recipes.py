@@ -135,8 +135,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 def check_recipe_file(path: Path) -> None:
     """Raise `UsageError` where a file's name does not say that it is YAML."""
-    if path.suffix.lower() not in (".yaml", ".yml"):
+    if not _is_yaml(path):
         raise UsageError(f"A recipe's file ends in .yaml, not like '{path}'.")
+
+
+def _is_yaml(path: Path) -> bool:
+    return path.suffix.lower() in (".yaml", ".yml")
 
 
 def recipe_values(recipe: str) -> dict[str, Any]:
@@ -151,7 +155,7 @@ def recipe_values(recipe: str) -> dict[str, Any]:
     if recipe in RECIPES:
         return dict(RECIPES[recipe].values)
     path = Path(recipe).expanduser()
-    if path.suffix.lower() not in (".yaml", ".yml"):
+    if not _is_yaml(path):
         raise UsageError(
             f"--recipe '{recipe}' is unknown.{nearest(recipe, RECIPES)}",
             f"Give a YAML file, or one of: {', '.join(RECIPES)}.",

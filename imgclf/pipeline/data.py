@@ -5,7 +5,7 @@ from imgclf.data.dataset import ImageDataset
 from imgclf.data.sources import load_dataset
 from imgclf.data.splits import Split, given_split, split_dataset
 from imgclf.errors import ImgclfError
-from imgclf.progress import DecodingDisplay
+from imgclf.progress import decoding_bar
 
 
 def load_images(config: TrainConfig) -> ImageDataset:
@@ -14,8 +14,8 @@ def load_images(config: TrainConfig) -> ImageDataset:
     Raises:
         ImgclfError: as `load_dataset`.
     """
-    with DecodingDisplay() as display:
-        return load_dataset(config, display.decoded)
+    with decoding_bar() as decoded:
+        return load_dataset(config, decoded)
 
 
 def load_and_split(config: TrainConfig) -> tuple[ImageDataset, Split]:

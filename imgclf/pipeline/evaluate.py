@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from imgclf.evaluation.page import Page, write_html
 from imgclf.evaluation.report import write_evaluation
 from imgclf.pipeline.data import load_images
 from imgclf.pipeline.open_model import OpenedModel, open_model
+from imgclf.pipeline.output import ensure_writable
 from imgclf.pipeline.run import end_early
 from imgclf.preprocess import to_array
 from imgclf.progress import say
@@ -127,7 +127,7 @@ def evaluate(
     inputs = _inputs(images, subset.positions, answering.card.preprocessing)
     data_seconds = time.perf_counter() - started
     if output_dir:
-        _create(Path(output_dir))
+        ensure_writable(Path(output_dir), "the folder ", "--output-dir")
     say(f"evaluating {answering.name} on {len(inputs):,} images of {images.name} ({subset.split})")
 
     identity = create_identity(Path(runs_dir), "evaluate", run_name, experiment)
@@ -291,16 +291,3 @@ def _page(evaluation: Evaluation, model: OpenedModel, images: ImageDataset) -> P
         facts={label: value for label, value in facts.items() if value},
         notes=[f"unreadable: {name}: {reason}" for name, reason in images.unreadable],
     )
-
-
-def _create(folder: Path) -> None:
-    """Make sure before the work that its outcome can be copied there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ImgclfError(
-            f"Cannot write to the folder '{folder}': {error.strerror}.",
-            "Give another place with --output-dir.",
-        ) from error

@@ -19,6 +19,7 @@ from imgclf.errors import ImgclfError, UsageError
 from imgclf.exporting import graph, parity
 from imgclf.models import ImageClassifier
 from imgclf.pipeline.data import load_and_split, load_images
+from imgclf.pipeline.output import ensure_writable
 from imgclf.pipeline.trained import load_trained_model
 from imgclf.predict import Predictor
 from imgclf.progress import say
@@ -134,15 +135,7 @@ def _target(exports_dir: Path, name: str) -> Path:
         raise UsageError(
             f"--name '{name}' is no folder's name.", "--exports-dir says where the folder goes."
         )
-    try:
-        exports_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=exports_dir):
-            pass
-    except OSError as error:
-        raise ImgclfError(
-            f"Cannot write to '{exports_dir}': {error.strerror}.",
-            "Give another place with --exports-dir.",
-        ) from error
+    ensure_writable(exports_dir, "", "--exports-dir")
     return exports_dir / name
 
 
