@@ -162,6 +162,14 @@ def _open_predictor(model: str) -> "Predictor":
     metavar="test|val|train|all",
     help="Images to evaluate; without it, test where the data gives a test split, else all.",
 )
+@click.option(
+    "--tta",
+    default="none",
+    show_default=True,
+    metavar="none|flip|shift|flip-shift",
+    help="Test-time augmentation: average the answers for each image and its mirror image, its"
+    " shifts by one pixel, or both.",
+)
 @click.option("--data-dir", default="", help="Folder for downloaded data sets.")
 @click.option(
     "--max-bad-images",
@@ -184,6 +192,7 @@ def evaluate(model: str, run: str | None, **options: Any) -> None:
     Examples:
       imgclf evaluate --model exports/digits/model.onnx --dataset photos
       imgclf evaluate --run 20261121-090144-3f2a --dataset digits --split test
+      imgclf evaluate --model models:/imgclf-cifar10@champion --dataset cifar10 --tta flip
     """
     signal.signal(signal.SIGTERM, _terminate)
     from imgclf.pipeline.evaluate import evaluate as run_evaluation

@@ -262,6 +262,11 @@ class TrainConfig:
         " fp32.",
         choices=(AUTO, "fp32", "bf16", "fp16"),
     )
+    compile: bool = _machine(
+        False,
+        "Generate code for the network (torch.compile); it takes half a minute or more and a C++"
+        " compiler, and changes results by rounding only.",
+    )
     threads: int = _machine(0, "CPU threads; 0: one for each core.", minimum=0, maximum=4096)
     experiment: str = _tracking(
         "", "MLflow experiment; empty: MLFLOW_EXPERIMENT_NAME, else MLflow's default."

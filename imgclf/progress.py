@@ -61,7 +61,7 @@ def print_start(
             lines.append(f"{group.lower()}: {', '.join(chosen)}")
     if compute.note:
         lines.append(f"Note: {compute.note}")
-    lines += [f"Note: {note}" for note in scan.notes()]
+    lines += [f"Note: {note}" for note in scan.notes(config=config)]
     say("\n".join([*lines, ""]))
 
 

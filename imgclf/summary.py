@@ -49,7 +49,8 @@ def print_evaluation(result: "EvaluationResult") -> None:
     """Print an evaluation: its figures, what they are worth, and where it is."""
     metrics, split = result.metrics, result.split
     on = f"{result.images:,} images of {result.dataset}"
-    click.secho(f"{_figures(metrics, split)}   ({on})", bold=True)
+    copies = "" if result.tta == "none" else f", with test-time augmentation: {result.tta}"
+    click.secho(f"{_figures(metrics, split)}   ({on}{copies})", bold=True)
     if result.note:
         click.secho(f"Note: {result.note}", fg="yellow", err=True)
     if _print_record(result):
@@ -214,6 +215,7 @@ def print_models() -> None:
         NetworkSettings,
         create_network,
         designed_norm_layer,
+        num_parameters,
         smallest_input,
     )
 
@@ -228,11 +230,14 @@ def print_models() -> None:
         network = create_network(name, shape, settings).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(torch.zeros(1, *shape))
-        parameters = sum(weight.numel() for weight in network.parameters())
         multiply_adds = counter.get_total_flops() // 2
         smallest = smallest_input(name)
         table.add_row(
-            name, f"{parameters:,}", f"{multiply_adds:,}", f"{smallest}x{smallest}", meaning
+            name,
+            f"{num_parameters(network):,}",
+            f"{multiply_adds:,}",
+            f"{smallest}x{smallest}",
+            meaning,
         )
     Console(highlight=False).print(table)
     click.echo("\nfor 32x32 colour images of 10 classes")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.splits import Split, missing_classes
 from imgclf.errors import MOST_SHOWN, some_of
@@ -57,9 +58,14 @@ class Scan:
         values["sizes"] = [[*size, count] for size, count in self.sizes.items()]
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
-    def notes(self, most: int = MOST_SHOWN) -> list[str]:
-        """Return what a person should know before training, with so many examples at most."""
-        notes = [*self._sizes(), *self._balance()]
+    def notes(self, most: int = MOST_SHOWN, config: TrainConfig | None = None) -> list[str]:
+        """Return what a person should know before training.
+
+        Args:
+            most: examples at most.
+            config: the run's, if it is known: what it does already is not advised.
+        """
+        notes = [*self._sizes(), *self._balance(config)]
         for part, classes in self.missing.items():
             more = f" and {len(classes) - most} more" if len(classes) > most else ""
             notes.append(f"the {part} images lack the classes: {', '.join(classes[:most])}{more}")
@@ -97,18 +103,21 @@ class Scan:
             " middle"
         ]
 
-    def _balance(self) -> list[str]:
+    def _balance(self, config: TrainConfig | None) -> list[str]:
         counts = {name: parts["train"] for name, parts in self.counts.items() if parts["train"]}
         if not counts:
             return []
         smallest, largest = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
         if counts[largest] <= _UNEVEN * counts[smallest]:
             return []
-        return [
+        note = (
             f"the classes are uneven: {counts[smallest]:,} training images of '{smallest}',"
-            f" {counts[largest]:,} of '{largest}'; --class-weights balanced or"
-            " --balanced-sampling true makes them count alike"
-        ]
+            f" {counts[largest]:,} of '{largest}'"
+        )
+        if config and (config.balanced_sampling or config.class_weights == "balanced"):
+            return [note]
+        advice = "--class-weights balanced or --balanced-sampling true makes them count alike"
+        return [f"{note}; {advice}"]
 
 
 def scan_dataset(dataset: ImageDataset, split: Split) -> Scan:

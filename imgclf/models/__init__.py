@@ -1,7 +1,7 @@
 """Networks by name, and the classifier that wraps one with its normalisation."""
 
 from imgclf.models import cnn, resnet  # noqa: F401 - importing them registers their networks
-from imgclf.models.classifier import ImageClassifier, create_classifier
+from imgclf.models.classifier import ImageClassifier, create_classifier, num_parameters
 from imgclf.models.registry import (
     InputShape,
     NetworkSettings,
@@ -19,5 +19,6 @@ __all__ = [
     "create_network",
     "designed_norm_layer",
     "network_names",
+    "num_parameters",
     "smallest_input",
 ]

@@ -38,6 +38,11 @@ class ImageClassifier(nn.Module):
         return self.network((pixels - self.mean) / self.std)
 
 
+def num_parameters(network: nn.Module) -> int:
+    """Return the number of trained weights."""
+    return sum(weight.numel() for weight in network.parameters())
+
+
 def create_classifier(
     config: TrainConfig,
     size: Preprocessing,

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,12 @@ from imgclf.errors import ImgclfError, UsageError
 from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.page import Page, write_html
 from imgclf.evaluation.report import write_evaluation
+from imgclf.evaluation.test_time_augmentation import KINDS, augmented_logits
 from imgclf.pipeline.data import load_images
 from imgclf.pipeline.open_model import OpenedModel, open_model
 from imgclf.pipeline.output import ensure_writable
 from imgclf.pipeline.run import end_early
+from imgclf.pipeline.run_page import stage_times
 from imgclf.preprocess import to_array
 from imgclf.progress import say
 from imgclf.recipes import nearest
@@ -48,6 +51,7 @@ class EvaluationResult:
         mlflow_run_id, url: in MLflow; None where the server has not answered.
         folder: holds tables and pictures.
         dataset, split: what was evaluated on.
+        tta: the kind of test-time augmentation; ``none`` without.
         images: how many.
         metrics: such as ``test/accuracy``, by the split's name.
         note: what to know before the figures are trusted; empty where there is nothing.
@@ -60,6 +64,7 @@ class EvaluationResult:
     folder: Path
     dataset: str
     split: str
+    tta: str
     images: int
     metrics: dict[str, float]
     note: str
@@ -83,12 +88,27 @@ class _Subset:
     note: str
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """Who answers, on which images, and how: what an evaluation's figures depend on.
+
+    Attributes:
+        tta: the kind of test-time augmentation.
+    """
+
+    model: OpenedModel
+    images: ImageDataset
+    subset: _Subset
+    tta: str
+
+
 def evaluate(
     model: "str | os.PathLike[str]" = "",
     *,
     run: str | None = None,
     dataset: str,
     split: str = "",
+    tta: str = "none",
     data_dir: str = "",
     max_bad_images: float = TrainConfig.max_bad_images,
     output_dir: "str | os.PathLike[str]" = "",
@@ -108,6 +128,8 @@ def evaluate(
         split: ``test``, ``val``, ``train`` or ``all``; empty for ``test`` where the data gives a
             test split, else ``all``. A split that the data does not give is dealt out as in the
             training run ``run``, else by the defaults of `TrainConfig`.
+        tta: test-time augmentation: ``none``, ``flip``, ``shift`` or ``flip-shift``, as
+            `augmented_logits` says. It changes the figures of this evaluation alone.
         data_dir: folder for downloaded data sets.
         max_bad_images: largest share of unreadable images accepted.
         output_dir: receives a copy of tables and pictures; empty for none.
@@ -118,17 +140,22 @@ def evaluate(
         UsageError: options that do not fit; nothing was recorded.
         ImgclfError: the model or the data cannot be used, or the model does not know a class.
     """
+    _check_choice("--split", split or SPLITS[0], SPLITS)
+    _check_choice("--tta", tta, KINDS)
     answering = open_model(os.fspath(model), run)
     started = time.perf_counter()
     images = load_images(
         TrainConfig(dataset=dataset, data_dir=data_dir, max_bad_images=max_bad_images)
     )
     subset = _choose(images, split, answering)
+    plan = _Plan(answering, images, subset, tta)
     inputs = _inputs(images, subset.positions, answering.card.preprocessing)
     data_seconds = time.perf_counter() - started
     if output_dir:
         ensure_writable(Path(output_dir), "the folder ", "--output-dir")
-    say(f"evaluating {answering.name} on {len(inputs):,} images of {images.name} ({subset.split})")
+    copies = "" if tta == "none" else f", with test-time augmentation: {tta}"
+    chosen = f"{len(inputs):,} images of {images.name} ({subset.split})"
+    say(f"evaluating {answering.name} on {chosen}{copies}")
 
     identity = create_identity(Path(runs_dir), "evaluate", run_name, experiment)
     report = Path(identity.folder) / subset.split
@@ -138,12 +165,12 @@ def evaluate(
             "model": answering.name,
             "dataset": images.source if images.files else dataset,
             "split": subset.split,
+            "tta": tta,
             "max_bad_images": max_bad_images,
         }
         tracker.parameters(parameters)
-        _record_inputs(tracker, answering, images, subset)
-        tracker.metrics({}, step=0, summary={"time/data_seconds": data_seconds})
-        metrics = _record_outcome(tracker, answering, images, subset, inputs, report)
+        _record_inputs(tracker, plan)
+        metrics = _record_outcome(tracker, plan, inputs, data_seconds, report)
         if output_dir:
             shutil.copytree(report, output_dir, dirs_exist_ok=True)
     except BaseException as error:
@@ -158,6 +185,7 @@ def evaluate(
         folder=Path(output_dir) if output_dir else report,
         dataset=images.name,
         split=subset.split,
+        tta=tta,
         images=len(inputs),
         metrics=metrics,
         note=subset.note,
@@ -165,13 +193,16 @@ def evaluate(
     )
 
 
+def _check_choice(option: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise UsageError(
+            f"{option} '{value}' is unknown.{nearest(value, choices)}",
+            f"Choose one of: {', '.join(choices)}.",
+        )
+
+
 def _choose(images: ImageDataset, split: str, model: OpenedModel) -> _Subset:
     """Choose the images to evaluate, and say what their figures are worth."""
-    if split and split not in SPLITS:
-        raise UsageError(
-            f"--split '{split}' is unknown.{nearest(split, SPLITS)}",
-            f"Choose one of: {', '.join(SPLITS)}.",
-        )
     split = split or ("test" if (images.parts == TEST).any() else "all")
     given = {"val": VAL, "test": TEST}.get(split)
     provenance = model.card.provenance
@@ -229,9 +260,8 @@ def _inputs(
         return np.stack(list(arrays))
 
 
-def _record_inputs(
-    tracker: Tracker, model: OpenedModel, images: ImageDataset, subset: _Subset
-) -> None:
+def _record_inputs(tracker: Tracker, plan: _Plan) -> None:
+    model, images, subset = plan.model, plan.images, plan.subset
     tags = {
         DATASET_TAG: images.name,
         DATASET_DIGEST_TAG: images.digest,
@@ -251,43 +281,47 @@ def _record_inputs(
 
 
 def _record_outcome(
-    tracker: Tracker,
-    model: OpenedModel,
-    images: ImageDataset,
-    subset: _Subset,
-    inputs: NDArray[np.uint8],
-    report: Path,
+    tracker: Tracker, plan: _Plan, inputs: NDArray[np.uint8], data_seconds: float, report: Path
 ) -> dict[str, float]:
     """Let the model answer, and record how good the answers are."""
     started = time.perf_counter()
+    subset = plan.subset
     evaluation = Evaluation(
         split=subset.split,
         images=inputs,
-        names=[images.names[position] for position in subset.positions],
+        names=[plan.images.names[position] for position in subset.positions],
         labels=subset.labels,
-        logits=model.answer(inputs),
-        classes=model.card.classes,
+        logits=augmented_logits(plan.model.answer, inputs, plan.tta),
+        classes=plan.model.card.classes,
     )
     write_evaluation(evaluation, report)
-    write_html(report / "report.html", _page(evaluation, model, images))
+    timings = {
+        "time/data_seconds": data_seconds,
+        "time/evaluation_seconds": time.perf_counter() - started,
+    }
+    write_html(report / "report.html", _page(plan, evaluation, timings))
     tracker.artifact(report.name, report.name)
     values = evaluation.metrics.scalars(subset.split)
-    seconds = {"time/evaluation_seconds": time.perf_counter() - started}
-    tracker.metrics({}, step=0, summary=values | seconds)
+    tracker.metrics({}, step=0, summary=values | timings)
     return values
 
 
-def _page(evaluation: Evaluation, model: OpenedModel, images: ImageDataset) -> Page:
+def _page(plan: _Plan, evaluation: Evaluation, timings: Mapping[str, float]) -> Page:
+    model, images = plan.model, plan.images
     facts = {
         "Model": model.name,
         "Training run": model.training_run,
         "SHA-256": model.sha256,
         "Data set": f"{images.name}: {images.source}",
         "Data digest": images.digest[:12],
+        "Time": stage_times(timings),
     }
+    if plan.tta != "none":
+        facts["Test-time augmentation"] = f"{plan.tta}: {KINDS[plan.tta].meaning}"
+    notes = [plan.subset.note] if plan.subset.note else []
     return Page(
         title=f"{model.name} on {images.name}",
         evaluations={Path(): evaluation},
         facts={label: value for label, value in facts.items() if value},
-        notes=[f"unreadable: {name}: {reason}" for name, reason in images.unreadable],
+        notes=[*notes, *(f"unreadable: {name}: {reason}" for name, reason in images.unreadable)],
     )

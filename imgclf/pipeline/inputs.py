@@ -6,7 +6,7 @@ from pathlib import Path
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.splits import Split
 from imgclf.evaluation.report import write_csv
-from imgclf.models import ImageClassifier
+from imgclf.models import ImageClassifier, num_parameters
 from imgclf.pipeline.run import Run
 from imgclf.tracking.identity import (
     DATASET_DIGEST_TAG,
@@ -50,11 +50,6 @@ def record_inputs(run: Run, model: ImageClassifier) -> None:
     (run.folder / "scan.json").write_bytes(scanned)
     for name in ("split.csv", "scan.json"):
         tracker.artifact(name, "data")
-
-
-def num_parameters(model: ImageClassifier) -> int:
-    """Return the number of trained weights."""
-    return sum(weight.numel() for weight in model.parameters())
 
 
 def _write_split(path: Path, dataset: ImageDataset, split: Split) -> None:

@@ -1,5 +1,7 @@
 """What a run came to: the selected weights, tested once, with all that shows how good they are."""
 
+import time
+
 import torch
 
 from imgclf import __version__
@@ -11,8 +13,7 @@ from imgclf.evaluation.figures import curves
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.page import write_html
 from imgclf.evaluation.report import write_evaluation
-from imgclf.models import ImageClassifier
-from imgclf.pipeline.inputs import num_parameters
+from imgclf.models import ImageClassifier, num_parameters
 from imgclf.pipeline.run import History, Run
 from imgclf.pipeline.run_page import run_page
 from imgclf.tracking.identity import EPOCHS_TAG
@@ -24,6 +25,7 @@ def record_outcome(
     run: Run, model: ImageClassifier, selection: Selection, history: History
 ) -> dict[str, float]:
     """Test the selected weights once, and record them with all that shows how good they are."""
+    started = time.perf_counter()
     tracker, folder = run.tracker, run.folder
     load_weights(model, folder / "model" / "weights.safetensors")
     evaluations = [_evaluate(run, model, "test")]
@@ -40,6 +42,8 @@ def record_outcome(
         write_evaluation(evaluation, folder / evaluation.split)
     best_epoch = selection.best_epoch if len(run.split.val) else None
     save(curves(history, best_epoch=best_epoch), folder / "curves.png")
+    run.timings["time/evaluation_seconds"] = time.perf_counter() - started
+    tracker.metrics({}, step=0, summary=run.timings)
     page = run_page(run, evaluations, selection, num_parameters(model))
     write_html(folder / "report.html", page)
     for split in (evaluation.split for evaluation in evaluations):

@@ -1,6 +1,5 @@
 """A run in progress, and the end of one that does not finish."""
 
-import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,7 @@ class Run:
     Attributes:
         config: resolved.
         overrides: what was given over the recipe (or the defaults, without one), by name.
-        started: when, in seconds of `time.monotonic`.
+        timings: seconds of the stages that are over, by the names of their metrics.
     """
 
     config: TrainConfig
@@ -37,7 +36,7 @@ class Run:
     scan: Scan
     tracker: Tracker
     folder: Path
-    started: float = field(default_factory=time.monotonic)
+    timings: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def environment(self) -> dict[str, str]:

@@ -1,8 +1,7 @@
 """What ``report.html`` says of a training run."""
 
 import dataclasses
-import time
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def run_page(
         facts=_facts(run, selection, num_parameters),
         classes=dataset.classes,
         counts=counts,
-        notes=run.scan.notes(most=20),
+        notes=run.scan.notes(most=20, config=run.config),
         curves=folder / "curves.png",
         samples=folder / "samples.png",
         parameters=parameters(run.config, run.overrides),
@@ -71,7 +70,6 @@ def _headline(evaluations: Sequence[Evaluation], selection: Selection) -> dict[s
 
 def _facts(run: Run, selection: Selection, num_parameters: int) -> dict[str, str]:
     config, dataset, environment = run.config, run.dataset, run.environment
-    seconds = timedelta(seconds=round(time.monotonic() - run.started))
     facts = {
         "Run": run.folder.name,
         "Name": config.run_name,
@@ -82,7 +80,7 @@ def _facts(run: Run, selection: Selection, num_parameters: int) -> dict[str, str
         "Input": str(dataset.preprocessing),
         "Model": f"{config.model}, {num_parameters:,} parameters",
         "Epochs": f"{selection.last_epoch} of {config.epochs}",
-        "Time": f"{seconds} (hours:minutes:seconds) until this page was written",
+        "Time": stage_times(run.timings),
         "Device": f"{run.compute.device_name}, {config.precision}, {config.threads} threads",
         "Platform": environment["platform"],
         "Versions": ", ".join(
@@ -93,6 +91,23 @@ def _facts(run: Run, selection: Selection, num_parameters: int) -> dict[str, str
         "Git commit": _commit(environment),
     }
     return {label: value for label, value in facts.items() if value}
+
+
+def stage_times(timings: Mapping[str, float]) -> str:
+    """Say how long each stage took, such as "data 2.5 s, train 1:02:03".
+
+    Args:
+        timings: seconds, by the names of their metrics, such as ``time/data_seconds``.
+    """
+    return ", ".join(
+        f"{name.removeprefix('time/').removesuffix('_seconds')} {_duration(seconds)}"
+        for name, seconds in timings.items()
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Write a minute and more as hours, minutes and seconds."""
+    return f"{seconds:.1f} s" if seconds < 59.95 else str(timedelta(seconds=round(seconds)))
 
 
 def _commit(environment: dict[str, str]) -> str:

@@ -19,9 +19,14 @@ from imgclf.evaluation.drawing import save
 from imgclf.evaluation.image_grids import image_grid, target_titles
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.metrics import Metrics, compute_metrics
-from imgclf.models import ImageClassifier, create_classifier, designed_norm_layer
+from imgclf.models import (
+    ImageClassifier,
+    create_classifier,
+    designed_norm_layer,
+    num_parameters,
+)
 from imgclf.pipeline.data import load_and_split
-from imgclf.pipeline.inputs import num_parameters, record_inputs
+from imgclf.pipeline.inputs import record_inputs
 from imgclf.pipeline.outcome import record_outcome
 from imgclf.pipeline.run import History, Run, end_early
 from imgclf.progress import TrainingDisplay, print_start
@@ -90,17 +95,12 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     tracker = Tracker(identity, folder)
     try:
         run = Run(config, overrides, compute, dataset, split, scan, tracker, folder)
+        run.timings["time/data_seconds"] = loaded - started
         record_inputs(run, model)
         begun = time.perf_counter()
         selection, history = _fit(run, model, augmentation)
-        trained = time.perf_counter()
+        run.timings["time/train_seconds"] = time.perf_counter() - begun
         metrics = record_outcome(run, model, selection, history)
-        timings = {
-            "time/data_seconds": loaded - started,
-            "time/train_seconds": trained - begun,
-            "time/evaluation_seconds": time.perf_counter() - trained,
-        }
-        tracker.metrics({}, step=0, summary=timings)
     except BaseException as error:
         end_early(tracker, error)
         raise

@@ -8,6 +8,7 @@ import torch
 
 from imgclf.config import AUTO, TrainConfig
 from imgclf.errors import UsageError
+from imgclf.training.compilation import check_compiler
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,33 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_compute(config: TrainConfig) -> Compute:
-    """Choose the device, the precision and the number of threads, and set the latter.
+    """Choose the device, the precision and the number of threads, and prepare torch for them.
 
     Raises:
-        UsageError: the device that was asked for is not available, or lacks the precision.
+        UsageError: the device that was asked for is not available, lacks the precision, or cannot
+            be compiled for.
     """
     threads = config.threads or _usable_cores()
     torch.set_num_threads(threads)
     device, note = _choose_device(config.device)
-    return Compute(device, _choose_precision(config, device), threads, _name(device), note)
+    precision = _choose_precision(config, device)
+    if device.type == "cuda":
+        # All batches but the last of an epoch have one shape: the fastest convolution is looked for
+        # once. Which one it is may differ from run to run, and with it the last digits.
+        torch.backends.cudnn.benchmark = True
+    if config.compile:
+        check_compiler(device)
+    return Compute(device, precision, threads, _name(device), note)
+
+
+def seed_generator(device: torch.device, seed: int) -> None:
+    """Seed what is drawn on a device; `torch.manual_seed` seeds all devices, in 0.2 ms."""
+    seed_of = {
+        "cpu": torch.default_generator.manual_seed,
+        "cuda": torch.cuda.manual_seed,
+        "mps": torch.mps.manual_seed,
+    }
+    seed_of[device.type](seed)
 
 
 def _usable_cores() -> int:

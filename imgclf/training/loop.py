@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 from imgclf.config import TrainConfig
 from imgclf.data.loader import TrainLoader
 from imgclf.errors import ImgclfError
-from imgclf.training.device import Compute
+from imgclf.training.compilation import compiled_forward
+from imgclf.training.device import Compute, seed_generator
 from imgclf.training.losses import create_loss
 from imgclf.training.optimization import create_optimizer, update_average
 from imgclf.training.schedules import learning_rate_at
@@ -99,19 +100,20 @@ def train_epochs(
         ImgclfError: the loss is no longer finite.
     """
     loss_of = create_loss(config, loader.class_counts)
+    forward = compiled_forward(state.model) if config.compile else state.model
     for epoch in range(state.epoch + 1, config.epochs + 1):
         meter = _Meter(epoch, compute.device)
         state.model.train()
         for batches in loader.epoch(epoch):
             # Dropout is drawn from (seed, step) alone, so that a resumed run draws the same.
-            torch.manual_seed(_step_seed(config.seed, state.step))
+            seed_generator(compute.device, _step_seed(config.seed, state.step))
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate_at(state.step, loader.steps_per_epoch, config)
             state.optimizer.zero_grad()
             num_images = sum(map(len, batches))
             for batch in batches:
                 with _autocast(compute):
-                    logits = state.model(batch.images)
+                    logits = forward(batch.images)
                 loss = loss_of(logits, batch.targets)
                 state.scaler.scale(loss * (len(batch) / num_images)).backward()
                 meter.add(loss, logits, batch.labels)
