@@ -53,7 +53,8 @@ def print_start(
         f"{config.model}: {parameters:,} parameters; batch size {config.batch_size}",
         f"{config.optimizer}: learning rate {config.learning_rate:g}, {config.schedule}, weight"
         f" decay {config.weight_decay:g}",
-        f"{config.device}: {compute.device_name}, {config.precision}, {config.threads} threads",
+        f"{config.device}: {compute.device_name}, {config.precision}, {config.threads} threads"
+        + (", compiled in the first step" if config.compile else ""),
     ]
     for group in ("Augmentation", "Imbalance"):
         chosen = _chosen(config, group)

@@ -21,7 +21,7 @@ def check_compiler(device: torch.device) -> None:
         raise UsageError(
             f"--compile true does not work here: {reason}",
             "Install a C++ compiler (on Debian and Ubuntu: apt install g++), or leave --compile"
-            " out: the results are the same.",
+            " out: it changes results by rounding only.",
         ) from error
 
 
