@@ -383,6 +383,14 @@ def test_an_evaluation_prints_figures_what_they_are_worth_and_where_it_is(
     chosen = imgclf("evaluate", "--model", model, *arguments, "--split", "test")
     assert "(359 images of digits)" in chosen.stdout
     assert chosen.stderr == ""
+    augmented = imgclf("evaluate", "--model", model, *arguments, "--split", "test", "--tta", "flip")
+    assert "(359 images of digits, with test-time augmentation: flip)" in augmented.stdout
+
+
+def test_help_names_every_kind_of_test_time_augmentation():
+    from imgclf.evaluation.test_time_augmentation import KINDS
+
+    assert f"--tta {'|'.join(KINDS)} " in imgclf("evaluate", "--help").output
 
 
 # --- Runs

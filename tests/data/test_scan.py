@@ -90,6 +90,18 @@ def test_uneven_classes_are_noted_with_the_way_out(photos: Path) -> None:
     assert "--class-weights balanced" in note
 
 
+@pytest.mark.parametrize("remedy", [{"class_weights": "balanced"}, {"balanced_sampling": True}])
+def test_what_a_run_does_about_uneven_classes_is_not_advised(
+    photos: Path, remedy: dict[str, object]
+) -> None:
+    for position in range(1, 6):
+        (photos / f"train/cat/{position}.png").unlink()
+    found, others = scan(photos), {"loss": "focal", "horizontal_flip": True}
+    told = found.notes(config=TrainConfig.from_dict(remedy))
+    assert told[-1] == "the classes are uneven: 1 training images of 'cat', 6 of 'dog'"
+    assert found.notes(config=TrainConfig.from_dict(others)) == found.notes()
+
+
 def test_missing_classes_and_unreadable_images_are_noted(photos: Path) -> None:
     shutil.rmtree(photos / "test/cat")
     (photos / "train/dog/0.png").write_bytes(b"")

@@ -211,6 +211,17 @@ def test_an_evaluation_alone_makes_a_page(tmp_path: Path) -> None:
         assert name in page.text
 
 
+def test_what_is_to_know_of_the_data_is_said_without_counts_too(tmp_path: Path) -> None:
+    answers = evaluation(["cat", "dog"])
+    write_evaluation(answers, tmp_path)
+    notes = ["trained on this data", "unreadable: a.png: empty"]
+    write_html(tmp_path / "report.html", Page("Animals", {Path("."): answers}, notes=notes))
+    page = Reader(tmp_path / "report.html")
+    assert {"Data", "To know"} <= set(page.headings)
+    assert all(note in page.text for note in notes)
+    assert len(page.tables) == 1
+
+
 def test_tables_of_many_classes_are_folded_away_and_whole(tmp_path: Path) -> None:
     classes = [f"class {label}" for label in range(60)]
     answers = evaluation(classes)

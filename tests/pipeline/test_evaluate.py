@@ -1,19 +1,24 @@
 """Evaluations of real models on real images, against the predictor and scikit-learn."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
 import pytest
+import torch
 from mlflow import MlflowClient
+from numpy.typing import NDArray
 from PIL import Image
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.datasets import load_digits
+from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 import imgclf
 from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError, UsageError
+from imgclf.pipeline.trained import load_trained_model
 from imgclf.tracking.runs import best_run, list_runs
 
 
@@ -60,9 +65,15 @@ def test_on_its_own_test_split_a_model_repeats_the_figures_of_its_training(
     assert (table[["image", "label", "predicted"]] == original[table.columns[:3]]).all(axis=None)
 
 
-def test_a_run_that_was_not_exported_answers_with_its_weights(evaluate, tmp_path):
-    config = TrainConfig(epochs=1, split_seed=5, experiment="weights", runs_dir=str(tmp_path))
-    trained = imgclf.train(config)
+@pytest.fixture(scope="module")
+def weights_run(workplace, tmp_path_factory) -> imgclf.TrainResult:
+    """A run without an exported model, whose images were dealt out by another seed."""
+    folder = str(tmp_path_factory.mktemp("weights"))
+    return imgclf.train(TrainConfig(epochs=1, split_seed=5, experiment="weights", runs_dir=folder))
+
+
+def test_a_run_that_was_not_exported_answers_with_its_weights(evaluate, weights_run):
+    trained = weights_run
     result = evaluate(run=trained.run_id, dataset="digits", split="test")
     assert result.note == "", "the split is dealt out as the run dealt it"
     for name, value in result.metrics.items():
@@ -89,10 +100,68 @@ def test_other_images_are_read_as_the_predictor_reads_them_and_classes_match_by_
     assert table["predicted"].tolist() == guesses
 
 
+def mean_logits(
+    answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]], images: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """`flip-shift` by hand: of the image half, of each shifted copy a quarter, with mirrors."""
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    copies = {0.5: [images], 0.25: [padded[:, :-2, :-2], padded[:, 2:, 2:]]}
+    logits = np.zeros((len(images), 10), np.float32)
+    for weight, arrays in copies.items():
+        for array in arrays:
+            for view in (array, np.flip(array, axis=2)):
+                logits += np.float32(weight / 2) * answer(np.ascontiguousarray(view))
+    return logits
+
+
+def test_with_test_time_augmentation_the_mean_over_changed_copies_is_measured(
+    evaluate, exported, digit_files
+):
+    """Files of 8x8 pixels: the arrays that the predictor reads are those of the files."""
+    paths = sorted(digit_files.glob("*/*.png"))
+    images = np.stack([np.asarray(Image.open(path)) for path in paths])[..., None]
+    labels = np.array([int(path.parent.name) for path in paths])
+    predictor = imgclf.Predictor(exported.model)
+    logits = mean_logits(lambda batch: predictor.run(batch)[0], images)
+
+    result = evaluate(dataset=str(digit_files), tta="flip-shift")
+    assert result.tta == "flip-shift"
+    accuracy = accuracy_score(labels, logits.argmax(1))
+    assert result.metrics["all/accuracy"] == pytest.approx(accuracy)
+    probabilities = torch.softmax(torch.from_numpy(logits).double(), 1).numpy()
+    loss = log_loss(labels, probabilities, labels=range(10))
+    assert result.metrics["all/loss"] == pytest.approx(loss, rel=1e-5)
+    table = pandas.read_csv(result.folder / "predictions.csv")
+    np.testing.assert_allclose(table["confidence"], probabilities.max(axis=1), atol=1e-6)
+
+    plain = evaluate(dataset=str(digit_files))
+    assert plain.metrics["all/loss"] != pytest.approx(loss, rel=1e-3)
+    for evaluated, named in ((result, True), (plain, False)):
+        run = MlflowClient().get_run(evaluated.mlflow_run_id or "")
+        assert run.data.params["tta"] == ("flip-shift" if named else "none")
+        page = (evaluated.folder / "report.html").read_text(encoding="utf-8")
+        assert ("Test-time augmentation" in page) == named
+
+
+def test_weights_that_were_not_exported_answer_mirror_images_too(evaluate, weights_run):
+    trained = load_trained_model(weights_run.folder / "model")
+    bunch: Any = load_digits()
+    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    with torch.no_grad():
+        views = (torch.from_numpy(view.copy()) for view in (images, np.flip(images, axis=2)))
+        logits = torch.stack([trained.model.eval()(view) for view in views]).mean(0)
+    result = evaluate(run=weights_run.run_id, dataset="digits", split="all", tta="flip")
+    assert result.metrics["all/loss"] == pytest.approx(
+        log_loss(bunch.target, torch.softmax(logits, 1).double().numpy()), rel=1e-5
+    )
+
+
 def test_the_training_images_are_told_from_new_ones(evaluate):
     for split in ("", "train", "val"):
         result = evaluate(dataset="digits", split=split)
         assert "trained on this data" in result.note
+        page = (result.folder / "report.html").read_text(encoding="utf-8")
+        assert result.note in page
     assert set(result.metrics) == {
         f"val/{name}" for name in ("loss", "accuracy", "precision", "recall", "f1")
     }
@@ -125,7 +194,9 @@ def test_an_evaluation_is_recorded_and_never_competes_with_training(
     assert run.data.params["split"] == "all"
     assert run.data.params["dataset"] == str(photos)
     assert run.data.metrics["all/accuracy"] == result.metrics["all/accuracy"]
-    assert run.data.metrics["time/evaluation_seconds"] > 0
+    seconds = {name: run.data.metrics[f"time/{name}_seconds"] for name in ("data", "evaluation")}
+    page = (result.folder / "report.html").read_text(encoding="utf-8")
+    assert ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()) in page
     assert "system/process_memory_usage_megabytes" in run.data.metrics
     tags = run.data.tags
     assert tags["imgclf.kind"] == "evaluate"
@@ -156,7 +227,8 @@ def test_a_class_that_the_model_does_not_know_is_named(evaluate, photos, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "tset"}, "'tset' is unknown. Did you mean 'test'"),
+        ({"split": "tset"}, "--split 'tset' is unknown. Did you mean 'test'"),
+        ({"tta": "flips"}, "--tta 'flips' is unknown. Did you mean 'flip'"),
         ({"run": "20200101-000000-ffff", "model": "model.onnx"}, "either --model or --run"),
         ({"model": "", "run": None}, "either --model or --run"),
         ({"dataset": "nowhere"}, "no data set, folder or CSV file"),
@@ -197,9 +269,12 @@ def test_an_evaluation_that_breaks_off_is_recorded_as_failed(evaluate, photos, t
 
 def test_unreadable_images_are_left_out_up_to_a_share(evaluate, photos, tmp_path):
     root = shutil.copytree(photos, tmp_path / "damaged")
-    next(root.glob("1/*.png")).write_bytes(b"no image")
+    damaged = next(root.glob("1/*.png"))
+    damaged.write_bytes(b"no image")
     with pytest.raises(ImgclfError, match="cannot be read"):
         evaluate(dataset=str(root))
     result = evaluate(dataset=str(root), max_bad_images=0.1)
     assert result.images == 79
+    page = (result.folder / "report.html").read_text(encoding="utf-8")
+    assert f"unreadable: {damaged.relative_to(root).as_posix()}: " in page
     assert np.isfinite(list(result.metrics.values())).all()

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score
 
 import imgclf
 from imgclf.config import TrainConfig
-from imgclf.pipeline.run_page import parameters
+from imgclf.pipeline.run_page import parameters, stage_times
 
 EVALUATION_FILES = {
     "classification_report.json",
@@ -102,6 +102,8 @@ def test_the_page_tells_the_run_and_stays_small(trained):
     expected = [trained.run_id, "shared", "digits-cnn", f"{trained.metrics['test/accuracy']:.2%}"]
     expected += [f"{trained.metrics['best/val_accuracy']:.2%}", f"{trained.best_epoch} of 3"]
     expected += [run.data.tags["device.name"], f"torch {run.data.tags['version.torch']}"]
+    stages = [(name, f"time/{name}_seconds") for name in ("data", "train", "evaluation")]
+    expected += [f"{name} {run.data.metrics[metric]:.1f} s" for name, metric in stages]
     expected += [run.data.tags["git.commit"]] if "git.commit" in run.data.tags else []
     for words in expected:
         assert words in text, words
@@ -133,3 +135,9 @@ def test_parameters_say_who_chose_them():
     assert told["--recipe"].origin == "run"
     assert told["--device"].origin == "default"  # whatever auto came to
     assert len(told) == len(config.to_dict())
+
+
+def test_long_stages_are_told_in_hours_minutes_and_seconds():
+    timings = {"time/data_seconds": 59.9, "time/train_seconds": 3725.4}
+    assert stage_times(timings) == "data 59.9 s, train 1:02:05"
+    assert stage_times({"time/evaluation_seconds": 59.96}) == "evaluation 0:01:00"

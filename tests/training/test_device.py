@@ -6,7 +6,7 @@ import torch
 
 from imgclf.config import TrainConfig
 from imgclf.errors import UsageError
-from imgclf.training.device import choose_compute
+from imgclf.training.device import choose_compute, seed_generator
 
 HAS_GPU = torch.cuda.is_available() or torch.backends.mps.is_available()
 
@@ -68,3 +68,28 @@ def test_no_more_threads_than_cores_that_this_process_may_use() -> None:
     finally:
         os.sched_setaffinity(0, allowed)
     assert choose_compute(TrainConfig(device="cpu")).threads == len(allowed)
+
+
+@pytest.mark.parametrize("seed", [0, 2**31 - 1, 2**64 - 1])
+def test_a_seeded_device_draws_what_torch_draws_from_the_seed(seed: int) -> None:
+    devices = [
+        torch.device(name) for name in ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
+    ]
+    for device in devices:
+        torch.manual_seed(seed)
+        expected = torch.rand(100, device=device)
+        seed_generator(device, seed)
+        assert torch.equal(torch.rand(100, device=device), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+def test_on_cuda_the_fastest_convolution_is_looked_for() -> None:
+    before = torch.backends.cudnn.benchmark
+    try:
+        torch.backends.cudnn.benchmark = False
+        choose_compute(TrainConfig(device="cpu"))
+        assert not torch.backends.cudnn.benchmark
+        choose_compute(TrainConfig(device="cuda"))
+        assert torch.backends.cudnn.benchmark
+    finally:
+        torch.backends.cudnn.benchmark = before
