@@ -18,6 +18,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 import imgclf
 from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError, UsageError
+from imgclf.pipeline.run_page import stage_times
 from imgclf.pipeline.trained import load_trained_model
 from imgclf.tracking.runs import best_run, list_runs
 
@@ -152,7 +153,7 @@ def test_weights_that_were_not_exported_answer_mirror_images_too(evaluate, weigh
         logits = torch.stack([trained.model.eval()(view) for view in views]).mean(0)
     result = evaluate(run=weights_run.run_id, dataset="digits", split="all", tta="flip")
     assert result.metrics["all/loss"] == pytest.approx(
-        log_loss(bunch.target, torch.softmax(logits, 1).double().numpy()), rel=1e-5
+        log_loss(bunch.target, torch.softmax(logits.double(), 1).numpy()), rel=1e-5
     )
 
 
@@ -194,9 +195,9 @@ def test_an_evaluation_is_recorded_and_never_competes_with_training(
     assert run.data.params["split"] == "all"
     assert run.data.params["dataset"] == str(photos)
     assert run.data.metrics["all/accuracy"] == result.metrics["all/accuracy"]
-    seconds = {name: run.data.metrics[f"time/{name}_seconds"] for name in ("data", "evaluation")}
+    stages = ("time/data_seconds", "time/evaluation_seconds")
     page = (result.folder / "report.html").read_text(encoding="utf-8")
-    assert ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()) in page
+    assert stage_times({name: run.data.metrics[name] for name in stages}) in page
     assert "system/process_memory_usage_megabytes" in run.data.metrics
     tags = run.data.tags
     assert tags["imgclf.kind"] == "evaluate"

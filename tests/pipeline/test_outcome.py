@@ -102,8 +102,8 @@ def test_the_page_tells_the_run_and_stays_small(trained):
     expected = [trained.run_id, "shared", "digits-cnn", f"{trained.metrics['test/accuracy']:.2%}"]
     expected += [f"{trained.metrics['best/val_accuracy']:.2%}", f"{trained.best_epoch} of 3"]
     expected += [run.data.tags["device.name"], f"torch {run.data.tags['version.torch']}"]
-    stages = [(name, f"time/{name}_seconds") for name in ("data", "train", "evaluation")]
-    expected += [f"{name} {run.data.metrics[metric]:.1f} s" for name, metric in stages]
+    stages = [f"time/{name}_seconds" for name in ("data", "train", "evaluation")]
+    expected += [stage_times({name: run.data.metrics[name] for name in stages})]
     expected += [run.data.tags["git.commit"]] if "git.commit" in run.data.tags else []
     for words in expected:
         assert words in text, words
