@@ -170,12 +170,22 @@ class TrainConfig:
     )
     epochs: int = _optimisation(10, "Passes over the training images.", minimum=1)
     batch_size: int = _optimisation(64, "Images per step.", minimum=1)
-    optimizer: str = _optimisation("adamw", "The optimiser.", choices=("adam", "adamw", "sgd"))
+    optimizer: str = _optimisation(
+        "adamw",
+        "The optimiser; muon: Muon for convolution filters, AdamW for all else.",
+        choices=("adam", "adamw", "muon", "sgd"),
+    )
     learning_rate: float = _optimisation(
         0.003, "The highest learning rate.", minimum=0.0, maximum=100.0, alias="lr"
     )
-    momentum: float = _optimisation(0.9, "Momentum of SGD.", minimum=0.0, maximum=0.9999)
-    nesterov: bool = _optimisation(True, "Nesterov momentum for SGD.")
+    momentum: float = _optimisation(0.9, "Momentum of SGD and Muon.", minimum=0.0, maximum=0.9999)
+    nesterov: bool = _optimisation(True, "Nesterov momentum for SGD and Muon.")
+    adam_beta1: float = _optimisation(
+        0.9, "Decay of Adam's average of gradients.", minimum=0.0, maximum=0.9999
+    )
+    adam_beta2: float = _optimisation(
+        0.999, "Decay of Adam's average of squared gradients.", minimum=0.0, maximum=0.999999
+    )
     weight_decay: float = _optimisation(
         0.01,
         "Weight decay of convolutions and dense layers (never of biases and batch normalisation).",

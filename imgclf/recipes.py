@@ -26,9 +26,14 @@ MODELS = {
     "digits-cnn": "three 3x3 convolutions and a dense layer, for the 8x8 digits",
     "small-cnn": "VGG-style blocks with batch normalisation, for any size, channels and classes",
     "mnist-cnn": "two 3x3 convolutions and a dense layer of 128, as published for MNIST",
+    "fast-cnn": "a 5x5 and a 3x3 convolution and a dense layer of 256, for seconds on a CPU",
     "fashion-cnn": "three convolutions of 5x5, 4x4 and 3x3 and a dense layer of 512",
     "cifar10-cnn": "two 3x3 convolutions and a dense layer of 512, with dropout",
     "resnet20": "nine residual blocks of 16, 32 and 64 filters, for photographs",
+    "speed-cnn-16": "whitened input, six 3x3 convolutions of 16 to 64 filters, for a CPU",
+    "speed-cnn-32": "whitened input, six 3x3 convolutions of 32 to 128 filters, for a CPU",
+    "speed-cnn-64": "whitened input, six 3x3 convolutions of 64 to 256 filters, for a GPU",
+    "speed-resnet": "whitened input, nine 3x3 convolutions of 128 to 512 filters, for a GPU",
 }
 
 NORMALIZATIONS = {
@@ -45,6 +50,7 @@ LOSSES = {
 
 SCHEDULES = {
     "constant": "rises linearly, then stays",
+    "linear": "rises linearly, then falls to zero linearly",
     "cosine": "rises linearly, then falls to zero along half a cosine",
     "one-cycle": "rises along half a cosine, then falls along another",
     "step": "rises linearly, then drops every so many epochs",
@@ -122,6 +128,26 @@ RECIPES = {
         batch_size=64,
         dropout=0.25,
         **_PLAIN,
+    ),
+    "mnist-fast": _recipe(
+        "MNIST in one epoch: 99% in seconds on a CPU",
+        "A small network, one epoch of Adam on all 60,000 training images with a one-cycle "
+        "learning rate and label smoothing; no validation, nothing selected. Tuned on a "
+        "validation split. Expected: 99.0% on the test split or more. Cost: about 10 seconds on "
+        "two CPU cores.",
+        dataset="mnist",
+        model="fast-cnn",
+        val_fraction=0.0,
+        epochs=1,
+        batch_size=128,
+        optimizer="adam",
+        learning_rate=0.008,
+        adam_beta1=0.7,
+        adam_beta2=0.9,
+        weight_decay=0.0,
+        warmup_ratio=0.15,
+        label_smoothing=0.1,
+        dropout=0.0,
     ),
 }
 

@@ -103,14 +103,14 @@ def test_bounds_are_inclusive_and_nothing_lies_beyond(name: str, bound: float, o
         (
             {"optimizer": "adamW"},
             "--optimizer 'adamW' is unknown. Did you mean 'adamw'?",
-            "Choose one of: adam, adamw, sgd.",
+            "Choose one of: adam, adamw, muon, sgd.",
         ),
         (
             {"model": "digit_cnn"},
             "--model 'digit_cnn' is unknown. Did you mean 'digits-cnn'?",
             "Choose one of: auto, digits-cnn,",
         ),
-        ({"schedule": "zzz"}, "--schedule 'zzz' is unknown.", "Choose one of: constant, cosine,"),
+        ({"schedule": "zzz"}, "--schedule 'zzz' is unknown.", "Choose one of: constant, linear,"),
         ({"device": ""}, "--device '' is unknown.", "Choose one of: auto, cpu, cuda, mps."),
     ],
 )

@@ -1,6 +1,6 @@
 """Networks by name, and the classifier that wraps one with its normalisation."""
 
-from imgclf.models import cnn, resnet  # noqa: F401 - importing them registers their networks
+from imgclf.models import cnn, resnet, speed  # noqa: F401 - importing registers the networks
 from imgclf.models.classifier import ImageClassifier, create_classifier, num_parameters
 from imgclf.models.registry import (
     InputShape,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from imgclf.card import Preprocessing
 from imgclf.config import TrainConfig
 from imgclf.models.registry import InputShape, NetworkSettings, create_network
+from imgclf.models.whitening import WhiteningConvolution
 
 
 class ImageClassifier(nn.Module):
@@ -33,9 +34,22 @@ class ImageClassifier(nn.Module):
         Returns:
             logits [batch, classes].
         """
+        return self.network(self._normalise(images))
+
+    def fit_whitening(self, images: Tensor) -> None:
+        """Compute the filters of whitening convolutions, where the network has any.
+
+        Args:
+            images: of the training split, uint8 [n, height, width, channels].
+        """
+        for layer in self.network.modules():
+            if isinstance(layer, WhiteningConvolution):
+                layer.fit(self._normalise(images))
+
+    def _normalise(self, images: Tensor) -> Tensor:
         # The permuted view of NHWC pixels is a channels_last tensor: no copy is made.
         pixels = images.permute(0, 3, 1, 2).float()
-        return self.network((pixels - self.mean) / self.std)
+        return (pixels - self.mean) / self.std
 
 
 def num_parameters(network: nn.Module) -> int:

@@ -39,6 +39,8 @@ from imgclf.training.weights import save_weights
 
 SHOWN_SAMPLES = 36
 _IMAGES_AT_A_TIME = 4096
+# Enough for the covariance of small patches: 2,000 images of 32x32.
+_WHITENING_PIXELS = 2000 * 32**2
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class TrainResult:
         mlflow_run_id, url: in MLflow; None where the server has not answered.
         folder: the run's local files.
         best_epoch: whose weights were kept.
-        metrics: of these weights, such as ``test/accuracy`` and ``best/val_accuracy``.
+        metrics: of these weights, such as ``test/accuracy`` and ``best/val_accuracy``, and the
+            run's timings.
         not_sent: what MLflow did not take, in words; empty where it holds the whole run.
     """
 
@@ -78,7 +81,6 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     compute = choose_compute(config)
     started = time.perf_counter()
     dataset, split = load_and_split(config)
-    loaded = time.perf_counter()
     if not len(split.val) and (config.early_stopping_patience or config.monitor != "val/accuracy"):
         raise UsageError(
             "--monitor and --early-stopping-patience need validation images, and there are none.",
@@ -95,9 +97,9 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     tracker = Tracker(identity, folder)
     try:
         run = Run(config, overrides, compute, dataset, split, scan, tracker, folder)
-        run.timings["time/data_seconds"] = loaded - started
         record_inputs(run, model)
         begun = time.perf_counter()
+        run.timings["time/data_seconds"] = begun - started
         selection, history = _fit(run, model, augmentation)
         run.timings["time/train_seconds"] = time.perf_counter() - begun
         metrics = record_outcome(run, model, selection, history)
@@ -112,7 +114,7 @@ def train(config: TrainConfig | None = None) -> TrainResult:
         url=tracker.url,
         folder=folder,
         best_epoch=selection.best_epoch,
-        metrics=metrics,
+        metrics=metrics | run.timings,
         not_sent=not_sent,
     )
 
@@ -121,7 +123,12 @@ def create_model(config: TrainConfig, dataset: ImageDataset, split: Split) -> Im
     """Build the classifier with fresh weights, drawn from the seed, on the CPU."""
     mean, std = _normalization(config.normalization, dataset, split)
     torch.manual_seed(config.seed)
-    return create_classifier(config, dataset.preprocessing, len(dataset.classes), mean, std)
+    size = dataset.preprocessing
+    model = create_classifier(config, size, len(dataset.classes), mean, std)
+    count = min(len(split.train), max(1, _WHITENING_PIXELS // (size.height * size.width)))
+    spread = np.linspace(0, len(split.train) - 1, count).astype(np.int64)
+    model.fit_whitening(torch.from_numpy(dataset.inputs(split.train[spread])))
+    return model
 
 
 def _normalization(

@@ -5,6 +5,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from imgclf.config import TrainConfig
+from imgclf.training.muon import Muon
 
 
 def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
@@ -26,10 +27,15 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     ]
     lr = config.learning_rate
     fused = parameters[0].device.type in ("cpu", "cuda")
+    momentum, nesterov = config.momentum, config.nesterov
+    betas = (config.adam_beta1, config.adam_beta2)
     if config.optimizer == "sgd":
-        nesterov = config.nesterov
-        return SGD(groups, lr=lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
-    return {"adam": Adam, "adamw": AdamW}[config.optimizer](groups, lr=lr, fused=fused)
+        return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+    if config.optimizer == "muon":
+        filters = {**groups[0], "params": [p for p in groups[0]["params"] if p.ndim > 2]}
+        dense = {**groups[0], "params": [p for p in groups[0]["params"] if p.ndim == 2]}
+        return Muon([filters], [dense, groups[1]], lr, momentum, nesterov, betas)
+    return {"adam": Adam, "adamw": AdamW}[config.optimizer](groups, lr=lr, betas=betas, fused=fused)
 
 
 @torch.no_grad()

@@ -61,11 +61,15 @@ def _constant(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
 @register
 def _cosine(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
     """Fall to zero along half a cosine (Loshchilov and Hutter, SGDR, arXiv:1608.03983)."""
-    total_steps = config.epochs * steps_per_epoch
-    warmup_steps = int(config.warmup_ratio * total_steps)
-    if step < warmup_steps:
-        return _warm_up(step, steps_per_epoch, config)
-    return _half_cosine(1.0, 0.0, (step - warmup_steps) / (total_steps - warmup_steps))
+    return _half_cosine(
+        _warm_up(step, steps_per_epoch, config), 0.0, _descent(step, steps_per_epoch, config)
+    )
+
+
+@register
+def _linear(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    descent = _descent(step, steps_per_epoch, config)
+    return _warm_up(step, steps_per_epoch, config) * (1 - descent)
 
 
 @register
@@ -80,6 +84,13 @@ def _warm_up(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
     """Rise linearly to 1 in the first ``warmup_ratio`` of all steps."""
     warmup_steps = int(config.warmup_ratio * config.epochs * steps_per_epoch)
     return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+
+
+def _descent(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """Return the share of the steps after the warm-up that lie behind: 0 until its end."""
+    total_steps = config.epochs * steps_per_epoch
+    warmup_steps = int(config.warmup_ratio * total_steps)
+    return max(0, step - warmup_steps) / (total_steps - warmup_steps)
 
 
 def _half_cosine(start: float, end: float, progress: float) -> float:

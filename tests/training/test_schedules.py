@@ -1,6 +1,7 @@
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -64,6 +65,17 @@ def test_cosine_rises_linearly_and_falls_along_half_a_cosine(total: int, warmup:
 
 @pytest.mark.parametrize("warmup", WARMUPS)
 @pytest.mark.parametrize("total", TOTALS)
+def test_linear_rises_and_falls_along_straight_lines(total: int, warmup: float) -> None:
+    ours = rates(total, schedule="linear", learning_rate=0.37, warmup_ratio=warmup)
+    rising = math.floor(warmup * total)
+    corners = [0, rising, total], [0.37 * (rising == 0), 0.37, 0.0]
+    # A step rises to the corner that lies behind it, and falls from the one that lies before it.
+    at = [step + 1 if step < rising else step for step in range(total)]
+    assert ours == pytest.approx(np.interp(at, *corners), rel=1e-9)
+
+
+@pytest.mark.parametrize("warmup", WARMUPS)
+@pytest.mark.parametrize("total", TOTALS)
 def test_constant_rises_linearly_and_stays(total: int, warmup: float) -> None:
     ours = rates(total, schedule="constant", learning_rate=0.37, warmup_ratio=warmup)
     rising = math.floor(warmup * total)
@@ -71,7 +83,7 @@ def test_constant_rises_linearly_and_stays(total: int, warmup: float) -> None:
     assert ours == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "one-cycle"])
 @pytest.mark.parametrize("warmup", WARMUPS)
 @pytest.mark.parametrize("total", TOTALS)
 def test_every_step_learns_and_none_beyond_the_peak(

@@ -1,0 +1,93 @@
+"""Muon, an optimiser for filters."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+# The quintic's coefficients and the number of iterations are those of Jordan et al.; singular
+# values come out between about 0.7 and 1.2, which is orthogonal enough.
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+
+
+class Muon(Optimizer):
+    """Muon for convolution filters, AdamW for all else, under one learning rate.
+
+    A filter's update is its momentum, made orthogonal as a matrix [filters, weights of a filter]
+    (Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024), and scaled to
+    the size that an update of AdamW has (Liu et al., Muon is Scalable for LLM Training,
+    arXiv:2502.16982): so both share the learning rate and the decoupled weight decay.
+
+    Args:
+        filters: groups of weights of two or more dimensions, the first of which counts filters.
+        others: groups for AdamW.
+        lr: the learning rate of both.
+        momentum: of the filters' updates.
+        nesterov: whether the filters' momentum looks ahead.
+        betas: of AdamW.
+    """
+
+    def __init__(
+        self,
+        filters: Iterable[dict[str, Any]],
+        others: Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float,
+        nesterov: bool,
+        betas: tuple[float, float],
+    ) -> None:
+        self._adamw = AdamW(list(others), lr=lr, betas=betas, fused=True)
+        for_filters = [
+            {**group, "momentum": momentum, "nesterov": nesterov, "orthogonal": True}
+            for group in filters
+        ]
+        super().__init__([*for_filters, *self._adamw.param_groups], {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyrefly: ignore
+        """Update all weights that have a gradient."""
+        assert closure is None
+        orthogonal = [group for group in self.param_groups if group.get("orthogonal")]
+        for group in orthogonal:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update_filters(weight, group)
+        # Loading a state replaces groups and state by new objects: they are shared at each step.
+        self._adamw.param_groups = [g for g in self.param_groups if not g.get("orthogonal")]
+        self._adamw.state = self.state
+        self._adamw.step()
+
+    def _update_filters(self, weight: Tensor, group: dict[str, Any]) -> None:
+        gradient = weight.grad
+        state = self.state[weight]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+        average = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+        update = gradient.lerp(average, group["momentum"]) if group["nesterov"] else average
+        matrix = orthogonalised(update.flatten(1))
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        size = 0.2 * max(matrix.shape) ** 0.5
+        weight.add_(matrix.view_as(weight), alpha=-group["lr"] * size)
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """Bring all singular values of a matrix near 1, by Newton and Schulz's iteration.
+
+    Args:
+        matrix: floating point [m, n].
+
+    Returns:
+        [m, n], of the same dtype; computed in bf16 on CUDA, which is exact enough and fast there.
+    """
+    x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
+    wide = x.shape[0] <= x.shape[1]
+    x = x if wide else x.T
+    x = x / (x.norm() + 1e-7)
+    a, b, c = _COEFFICIENTS
+    for _ in range(_ITERATIONS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x if wide else x.T).to(matrix.dtype)

@@ -1,0 +1,114 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from imgclf.config import TrainConfig
+from imgclf.training.muon import orthogonalised
+from imgclf.training.optimization import create_optimizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(6 * 4 * 4, 5)).to(memory_format=torch.channels_last)
+
+
+def optimizer_of(model: nn.Module, **options: object) -> Optimizer:
+    values = {"optimizer": "muon", "learning_rate": 0.02, "weight_decay": 0.1, **options}
+    return create_optimizer(model, TrainConfig.from_dict(values))
+
+
+def train(model: nn.Module, optimizer: Optimizer, steps: range) -> None:
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        images = torch.randn(16, 3, 8, 8, generator=generator)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), torch.arange(16) % 5).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("shape", [(8, 27), (64, 64), (96, 12)])
+def test_an_update_keeps_its_directions_and_loses_its_sizes(shape: tuple[int, int]) -> None:
+    """Singular vectors stay those that NumPy finds; singular values come near 1."""
+    matrix = np.random.default_rng(0).normal(size=shape)
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    ours = orthogonalised(torch.from_numpy(matrix)).numpy()
+    rotated = left.T @ ours @ right.T
+    sizes = np.diag(rotated)
+    # The smallest values of a matrix have not arrived after five iterations.
+    large = values > 0.1 * values.max()
+    assert sizes[large].min() > 0.6
+    assert sizes.max() < 1.3
+    assert np.abs(rotated - np.diag(sizes)).max() < 1e-4
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_filters_move_as_with_pytorchs_muon(nesterov: bool) -> None:
+    """PyTorch's takes matrices only, and computes in bfloat16."""
+    model = network()
+    start = copy.deepcopy(model)
+    ours = optimizer_of(model, momentum=0.8, nesterov=nesterov)
+    matrix = nn.Parameter(start[3].weight.detach().flatten(1).clone())
+    theirs = torch.optim.Muon(
+        [matrix],
+        lr=0.02,
+        weight_decay=0.1,
+        momentum=0.8,
+        nesterov=nesterov,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    for step in range(5):
+        before = model[3].weight.detach().flatten(1).clone()
+        train(model, ours, range(step, step + 1))
+        previous = matrix.detach().clone()
+        matrix.grad = model[3].weight.grad.flatten(1).clone()
+        theirs.step()
+        moved = (model[3].weight.detach().flatten(1) - before).flatten()
+        expected = (matrix.detach() - previous).flatten()
+        assert torch.cosine_similarity(moved, expected, dim=0) > 0.999
+        assert moved.norm() == pytest.approx(expected.norm().item(), rel=0.02)
+
+
+def test_all_but_filters_move_as_with_adamw() -> None:
+    model, reference = network(), network()
+    ours = optimizer_of(model, adam_beta1=0.8, adam_beta2=0.95)
+    dense = [weight for weight in reference.parameters() if weight.ndim == 2]
+    rest = [weight for weight in reference.parameters() if weight.ndim == 1]
+    groups = [{"params": dense, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    theirs = AdamW(groups, lr=0.02, betas=(0.8, 0.95), fused=True)
+    for step in range(5):
+        train(model, ours, range(step, step + 1))
+        for weight, other in zip(model.parameters(), reference.parameters(), strict=True):
+            other.grad = weight.grad
+        theirs.step()
+    for weight, other in zip(model.parameters(), reference.parameters(), strict=True):
+        assert torch.equal(weight, other) == (weight.ndim < 4)
+
+
+def test_the_learning_rate_of_the_step_is_used_by_both() -> None:
+    model = network()
+    optimizer = optimizer_of(model)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    before = [weight.detach().clone() for weight in model.parameters()]
+    train(model, optimizer, range(2))
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_a_loaded_state_goes_on_as_if_it_had_not_stopped() -> None:
+    model = network()
+    optimizer = optimizer_of(model)
+    train(model, optimizer, range(3))
+    again = network()
+    again.load_state_dict(copy.deepcopy(model.state_dict()))
+    resumed = optimizer_of(again, learning_rate=0.5)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, optimizer, range(3, 6))
+    train(again, resumed, range(3, 6))
+    assert all(map(torch.equal, model.parameters(), again.parameters()))
