@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from imgclf.card import ModelCard, Preprocessing
 from imgclf.config import TrainConfig
-from imgclf.data.dataset import TEST, VAL, ImageDataset
+from imgclf.data.dataset import TEST, VAL, ImageDataset, SelectedImages
 from imgclf.data.splits import split_dataset
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.evaluation.evaluation import Evaluation
@@ -120,11 +120,11 @@ def evaluate(
     """
     answering = open_model(os.fspath(model), run)
     started = time.perf_counter()
-    images = load_images(
-        TrainConfig(dataset=dataset, data_dir=data_dir, max_bad_images=max_bad_images)
-    )
+    config = TrainConfig(dataset=dataset, data_dir=data_dir, max_bad_images=max_bad_images)
+    preprocessing = answering.card.preprocessing
+    images = load_images(config, preprocessing)
     subset = _choose(images, split, answering)
-    inputs = _inputs(images, subset.positions, answering.card.preprocessing)
+    inputs = _inputs(images, subset.positions, preprocessing)
     data_seconds = time.perf_counter() - started
     if output_dir:
         ensure_writable(Path(output_dir), "the folder ", "--output-dir")
@@ -218,14 +218,14 @@ def _labels(
 
 def _inputs(
     images: ImageDataset, positions: NDArray[np.int64], preprocessing: Preprocessing
-) -> NDArray[np.uint8]:
+) -> NDArray[np.uint8] | SelectedImages:
     """Return the images as the model reads them: uint8 [n, height, width, channels]."""
     if images.preprocessing == preprocessing:
-        return images.inputs(positions)
-    # Made for another input: the model's own preprocessing starts from the stored images.
-    sources = images.files if images.files else images.images
+        return SelectedImages(images, positions)
+    assert not images.files, "files are read for the model"
+    # A data set of arrays, made for another input.
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        arrays = pool.map(lambda position: to_array(sources[position], preprocessing), positions)
+        arrays = pool.map(lambda image: to_array(image, preprocessing), images.images[positions])
         return np.stack(list(arrays))
 
 
@@ -255,7 +255,7 @@ def _record_outcome(
     model: OpenedModel,
     images: ImageDataset,
     subset: _Subset,
-    inputs: NDArray[np.uint8],
+    inputs: NDArray[np.uint8] | SelectedImages,
     report: Path,
 ) -> dict[str, float]:
     """Let the model answer, and record how good the answers are."""
