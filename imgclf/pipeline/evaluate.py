@@ -225,8 +225,8 @@ def _inputs(
     assert not images.files, "files are read for the model"
     # A data set of arrays, made for another input.
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        arrays = pool.map(lambda image: to_array(image, preprocessing), images.images[positions])
-        return np.stack(list(arrays))
+        stored = (images.images[position] for position in positions)
+        return np.stack(list(pool.map(lambda image: to_array(image, preprocessing), stored)))
 
 
 def _record_inputs(

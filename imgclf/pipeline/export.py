@@ -169,7 +169,7 @@ def _build_and_prove(
     """Write the file, prove it, and write it again with the proof's figures on its card."""
     test = SelectedImages(images, split.test)
     say("tracing the network")
-    proto = graph.build_onnx(model, images.inputs(np.resize(split.test, 2)))
+    proto = graph.build_onnx(model, np.ascontiguousarray(images.inputs(np.resize(split.test, 2))))
     graph.write_onnx(proto, card, folder / MODEL_FILE)
     say(f"comparing the file with the trained model on {len(test):,} test images")
     sources = [images.files[position] for position in split.test] if images.files else test
