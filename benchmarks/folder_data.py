@@ -53,7 +53,11 @@ def _decode_once(folder: str, epochs: int, cache: str) -> list[float]:
 def _image_folder(folder: str, epochs: int, workers: int) -> list[float]:
     times, start = [], time.perf_counter()
     transform = Compose([RandomCrop(32, padding=4), RandomHorizontalFlip(), ToTensor()])
-    loader = DataLoader(ImageFolder(folder, transform), 64, shuffle=True, num_workers=workers)
+    loader = DataLoader(
+        ImageFolder(folder, transform), 64, shuffle=True, num_workers=workers,
+        # Linux's own way; this process was spawned and would hand that on.
+        multiprocessing_context="fork" if workers else None,
+    )  # fmt: skip
     for _ in range(epochs):
         for _ in loader:
             pass
@@ -74,7 +78,8 @@ def _measure(way: Callable[..., list[float]], *arguments: object) -> tuple[list[
     process.start()
     sender.close()
     peak = 0
-    while not receiver.poll(0.2):
+    # Seldom: to be asked for its pages holds a process up.
+    while not receiver.poll(2):
         peak = max(peak, _memory(psutil.Process(process.pid)))
     times = receiver.recv()
     process.join()

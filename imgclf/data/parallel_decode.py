@@ -27,8 +27,10 @@ from imgclf.card import Preprocessing
 from imgclf.data.decode import Batch, Decoded, decode_batch, outcome_from_json
 from imgclf.errors import ImgclfError, some_of
 
-# To start a process takes as long as to decode a thousand small files.
-_FILES_PER_PROCESS = 2000
+# To start a process takes about as long as to decode 2,000 small files: fewer than _MANY_FILES are
+# left to threads, and many cores are not all woken for a few files each.
+_MANY_FILES = 10_000
+_FILES_PER_PROCESS = 1000
 _BATCH_FILES = 32
 _BATCH_BYTES = 4 * 2**20
 
@@ -55,7 +57,7 @@ def decode_files(
     size = max(1, min(most, math.ceil(len(files) / (4 * cores))))
     batches = (files[start : start + size] for start in range(0, len(files), size))
     processes = min(cores, len(files) // _FILES_PER_PROCESS)
-    if processes < 2 or not _can_start_processes():
+    if len(files) < _MANY_FILES or processes < 2 or not _can_start_processes():
         with ThreadPoolExecutor(cores) as pool:
             yield from _in_order(pool, [partial(decode_batch, stored=stored)] * cores, batches)
         return

@@ -30,7 +30,7 @@ from imgclf.card import Preprocessing
 from imgclf.data import parallel_decode
 
 print("begins", flush=True)
-os.cpu_count = lambda: 2
+os.cpu_count, parallel_decode._MANY_FILES = (lambda: 2), 4000
 files = sorted(Path(sys.argv[1]).iterdir()) * int(sys.argv[2])
 decoded = 0
 for batch in parallel_decode.decode_files(files, Preprocessing.identity(64, 64, 3)):
@@ -61,6 +61,7 @@ def files(photographs: NDArray[np.uint8], tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a hundred files be many."""
+    monkeypatch.setattr(parallel_decode, "_MANY_FILES", ENOUGH)
     monkeypatch.setattr(parallel_decode, "_FILES_PER_PROCESS", ENOUGH // 2)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
 
@@ -79,11 +80,11 @@ def test_processes_and_threads_give_what_prediction_reads(
 ):
     rule = Preprocessing(36, 38, channels, 36, 38)
     results = []
-    for per_process in (ENOUGH // 2, ENOUGH):
-        monkeypatch.setattr(parallel_decode, "_FILES_PER_PROCESS", per_process)
+    for many in (ENOUGH, ENOUGH + 1):
+        monkeypatch.setattr(parallel_decode, "_MANY_FILES", many)
         batches = decode_files(files, rule)
         first = next(batches)
-        assert len(children()) == (2 if per_process < ENOUGH else 0)
+        assert len(children()) == (2 if many == ENOUGH else 0)
         batches = [first, *batches]
         outcomes = [outcome for batch in batches for outcome in batch.outcomes]
         results.append((np.concatenate([batch.pixels for batch in batches]), outcomes))
