@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -139,8 +139,7 @@ class _Worker:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        with suppress(BrokenPipeError):  # of a request that nobody has read
-            self._process.communicate()
+        self._process.communicate()  # closes the pipes and waits
 
     def decode(self, files: Sequence[Path]) -> Batch:
         """Let the process decode files, as `decode_batch` does.
@@ -164,7 +163,8 @@ class _Worker:
         return Batch(pixels, outcomes)
 
     def _ended(self, files: Sequence[Path]) -> ImgclfError:
-        code = self._process.wait()
+        self._process.communicate()  # one that lives ends with its input
+        code = self._process.returncode
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         return ImgclfError(
             f"A process that decodes images {how}. It had {len(files)} files to read, beginning"
