@@ -13,7 +13,6 @@ from image_files import COLOUR, HEIGHT, WIDTH, Pixels, encode, textured_photo
 from imgclf.card import Preprocessing
 from imgclf.preprocess import (
     centre_crop,
-    image_size_of,
     is_grey,
     to_array,
 )
@@ -52,7 +51,7 @@ def test_photos_are_turned_upright(kind: str, orientation: int, photo: Pixels, t
     np.testing.assert_array_equal(
         to_array(path, Preprocessing.identity(height, width, 3)), expected
     )
-    assert image_size_of(path) == (width, height)
+    assert open_image(path).size == (width, height)
 
 
 def test_unknown_orientation_leaves_the_photo_as_it_is(photo: Pixels):

@@ -3,7 +3,7 @@
 An entry is a folder ``<key>/`` with ``pixels.raw`` and ``images.json``. It is built beside its
 place and renamed into it, so that it is whole or absent whoever is interrupted, and two processes
 may build the same entry at once. The key stands for every file's identity (path, size, times) and
-the stored size: a file that changes makes another entry.
+for the size that is asked for: a file that changes makes another entry.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,10 +26,11 @@ import psutil
 from numpy.typing import NDArray
 
 from imgclf.card import Preprocessing
-from imgclf.data.decode import Decoded, Outcome, choose_size, decode_files
+from imgclf.data.decode import Decoded, Outcome, choose_size, first_size, outcome_from_json
+from imgclf.data.parallel_decode import decode_files
 from imgclf.errors import ImgclfError
 
-_VERSION = 1
+_VERSION = 2
 _PIXELS, _IMAGES = "pixels.raw", "images.json"
 _BUILDING = ".building-"
 
@@ -68,32 +69,67 @@ class Stored(NamedTuple):
     preprocessing: Preprocessing
 
 
+class _Plan(NamedTuple):
+    """A way to decode files.
+
+    Attributes:
+        size: of the pixels, and their channels.
+        shared: (width, height) in pixels that it takes for granted of all images; None for nothing.
+        reduce: whether images that are all grey keep one channel.
+    """
+
+    size: Preprocessing
+    shared: tuple[int, int] | None
+    reduce: bool
+
+
 def load_decoded(
-    files: Sequence[Path], image_size: int, cache: Path, source: str, progress: Progress
+    files: Sequence[Path],
+    wanted: int | Preprocessing,
+    cache: Path,
+    source: str,
+    progress: Progress,
 ) -> Stored:
     """Return files' pixels from the cache, decoding them where they are not there.
 
     Args:
         files: the image files.
-        image_size: as `choose_size` takes it.
+        wanted: an ``image_size``, as `choose_size` takes it, or the very rule.
         cache: the folder of all entries; created where it is missing.
         source: where the files were listed, for people.
         progress: is told the number of decoded files and of all files.
 
     Raises:
-        ImgclfError: the cache cannot be written, or the disk is full.
+        ImgclfError: the cache cannot be written, or the disk is full; or a process that decodes was
+            killed.
     """
-    entry = cache / _key(files, image_size)
-    found = _read(entry)
-    if found is None:
-        size = choose_size(files, image_size)
-        with _readable_errors(cache, len(files) * size.resize_height * size.resize_width * 3):
+    identity = _identity(files)
+    entry = cache / _key(identity, wanted)
+    found = _read(entry) or _read_like(cache, identity, wanted)
+    if found is not None:
+        return found
+    for plan in _plans(files, wanted):
+        needed = len(files) * plan.size.resize_height * plan.size.resize_width * plan.size.channels
+        with _readable_errors(cache, needed):
             cache.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(cache)
-            _build(entry, files, size, source, progress)
-        found = _read(entry)
-        assert found is not None, "an entry that was built is whole"
+            if _build(entry, files, plan, source, progress):
+                break
+    found = _read(entry)
+    assert found is not None, "an entry that was built is whole"
     return found
+
+
+def _plans(files: Sequence[Path], wanted: int | Preprocessing) -> list[_Plan]:
+    """Return the ways to decode files, the first to be tried first; the last one always works."""
+    if isinstance(wanted, Preprocessing):
+        return [_Plan(wanted, None, reduce=False)]
+    # That images share a size is found while they are decoded: to read all headers before takes
+    # half as long again, and images that differ mostly do so soon.
+    shared = first_size(files)
+    hoped, otherwise = choose_size(shared, wanted), choose_size(None, wanted)
+    last = _Plan(otherwise, None, reduce=True)
+    return [last] if hoped == otherwise else [_Plan(hoped, shared, reduce=True), last]
 
 
 def list_entries(cache: Path) -> list[Entry]:
@@ -122,8 +158,8 @@ def clear(cache: Path) -> int:
     return sum(entry.num_bytes for entry in entries)
 
 
-def _key(files: Sequence[Path], image_size: int) -> str:
-    hasher = hashlib.sha256(f"{_VERSION} {PIL.__version__} {image_size}\n".encode())
+def _identity(files: Sequence[Path]) -> bytes:
+    hasher = hashlib.sha256()
     for path in files:
         try:
             status = path.stat()
@@ -132,17 +168,29 @@ def _key(files: Sequence[Path], image_size: int) -> str:
         except OSError as error:
             known = str(error.errno)
         hasher.update(os.fsencode(path) + b"\0" + known.encode() + b"\n")
-    return hasher.hexdigest()[:32]
+    return hasher.digest()
+
+
+def _key(identity: bytes, wanted: int | Preprocessing) -> str:
+    described = f"{_VERSION} {PIL.__version__} {wanted!r}\n".encode()
+    return hashlib.sha256(described + identity).hexdigest()[:32]
+
+
+def _read_like(cache: Path, identity: bytes, wanted: int | Preprocessing) -> Stored | None:
+    """Map what was stored for an image size where that came to the very rule that is wanted."""
+    if isinstance(wanted, Preprocessing):
+        for image_size in (0, wanted.height):
+            found = _read(cache / _key(identity, image_size))
+            if found is not None and found.preprocessing == wanted:
+                return found
+    return None
 
 
 def _read(entry: Path) -> Stored | None:
     """Map an entry; None where it is absent or damaged."""
     try:
         described = json.loads((entry / _IMAGES).read_text(encoding="utf-8"))
-        outcomes: list[Outcome] = [
-            image if isinstance(image, str) else Decoded(image[0], tuple(image[1]), image[2])
-            for image in described["images"]
-        ]
+        outcomes = [outcome_from_json(image) for image in described["images"]]
         readable = sum(not isinstance(outcome, str) for outcome in outcomes)
         size = Preprocessing(**described["preprocessing"])
         shape = (readable, size.resize_height, size.resize_width, size.channels)
@@ -157,19 +205,16 @@ def _read(entry: Path) -> Stored | None:
 
 
 def _build(
-    entry: Path, files: Sequence[Path], size: Preprocessing, source: str, progress: Progress
-) -> None:
-    """Write an entry beside its place, and rename it into it."""
+    entry: Path, files: Sequence[Path], plan: _Plan, source: str, progress: Progress
+) -> bool:
+    """Write an entry beside its place, and rename it into it; False where the plan does not do."""
     folder = Path(tempfile.mkdtemp(prefix=_building_prefix(), dir=entry.parent))
     try:
-        outcomes: list[Outcome] = []
-        with (folder / _PIXELS).open("wb") as file:
-            # Written, not mapped: a full disk is an error then, and no broken process.
-            for pixels, decoded in decode_files(files, size):
-                file.write(pixels.data)
-                outcomes += decoded
-                progress(len(outcomes), len(files))
-        if all(isinstance(outcome, str) or outcome.is_grey for outcome in outcomes):
+        outcomes = _write_pixels(folder / _PIXELS, files, plan, progress)
+        if outcomes is None:
+            return False
+        size = plan.size
+        if plan.reduce and all(isinstance(image, str) or image.is_grey for image in outcomes):
             size = dataclasses.replace(size, channels=1)
             _keep_one_channel(folder / _PIXELS)
         described = {
@@ -185,8 +230,26 @@ def _build(
         except OSError:
             if _read(entry) is None:  # else another process was faster: the same pixels
                 raise
+        return True
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_pixels(
+    path: Path, files: Sequence[Path], plan: _Plan, progress: Progress
+) -> list[Outcome] | None:
+    """Write the pixels of the readable files; None once an image breaks the plan."""
+    outcomes: list[Outcome] = []
+    # Written, not mapped: a full disk is an error then, and no broken process.
+    with path.open("wb") as output, closing(decode_files(files, plan.size)) as batches:
+        for batch in batches:
+            sizes = {image.size for image in batch.outcomes if isinstance(image, Decoded)}
+            if plan.shared and not sizes <= {plan.shared}:
+                return None
+            output.write(batch.pixels.data)
+            outcomes += batch.outcomes
+            progress(len(outcomes), len(files))
+    return outcomes
 
 
 def _keep_one_channel(path: Path) -> None:

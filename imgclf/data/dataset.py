@@ -1,7 +1,7 @@
 """What every source of images becomes."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +87,11 @@ class SelectedImages:
     def __getitem__(self, chosen: "slice | NDArray[np.int64]") -> NDArray[np.uint8]:
         """Return uint8 [m, height, width, channels]."""
         return self.dataset.inputs(self.positions[chosen])
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        """Give one image after the other, uint8 [height, width, channels]."""
+        for position in range(len(self)):
+            yield self[position : position + 1][0]
 
 
 def from_arrays(

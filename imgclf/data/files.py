@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from imgclf.card import Preprocessing
 from imgclf.data.cache import Progress, load_decoded
 from imgclf.data.dataset import ImageDataset, content_digest
 from imgclf.data.decode import Decoded
@@ -91,15 +92,18 @@ def printable(label: str) -> str:
 
 
 def load_listing(
-    listing: Listing, image_size: int, max_bad_images: float, cache: Path, progress: Progress
+    listing: Listing,
+    wanted: int | Preprocessing,
+    max_bad_images: float,
+    cache: Path,
+    progress: Progress,
 ) -> ImageDataset:
     """Decode the files of a listing, or take their pixels from the cache.
 
-    The input's size is `choose_size`'s. It has one channel where every image is grey, else three.
-
     Args:
         listing: the files.
-        image_size: as `choose_size` takes it.
+        wanted: how the network reads images; or an ``image_size`` as `choose_size` takes it: the
+            input then has one channel where every image is grey, else three.
         max_bad_images: the largest share of unreadable images accepted.
         cache: folder of decoded images.
         progress: is told the number of decoded files and of all files.
@@ -108,9 +112,7 @@ def load_listing(
         ImgclfError: too many unreadable images, or a cache that cannot be written.
     """
     source = str(listing.source)
-    pixels, outcomes, preprocessing = load_decoded(
-        listing.files, image_size, cache, source, progress
-    )
+    pixels, outcomes, preprocessing = load_decoded(listing.files, wanted, cache, source, progress)
     unreadable = tuple(
         (name, outcome)
         for name, outcome in zip(listing.names, outcomes, strict=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from imgclf.card import Preprocessing
 from imgclf.config import TrainConfig
 from imgclf.data.cache import Progress
 from imgclf.data.csv_file import list_csv
@@ -44,12 +45,16 @@ def source_names() -> tuple[str, ...]:
     return tuple(_SOURCES)
 
 
-def load_dataset(config: TrainConfig, progress: Progress = _silent) -> ImageDataset:
+def load_dataset(
+    config: TrainConfig, progress: Progress = _silent, preprocessing: Preprocessing | None = None
+) -> ImageDataset:
     """Load ``config.dataset``: a registered name, or else a folder or a CSV file.
 
     Args:
         config: says what to load, and how.
         progress: is told the number of decoded files and of all files, while files are decoded.
+        preprocessing: how image files are read, for a model that is given; None: as
+            ``config.image_size`` says. Registered data sets keep their own size.
 
     Raises:
         UsageError: neither a known name nor a folder nor a CSV file.
@@ -72,7 +77,8 @@ def load_dataset(config: TrainConfig, progress: Progress = _silent) -> ImageData
         )
     listing = list_folder(path) if path.is_dir() else list_csv(path)
     cache = decoded_folder(config.data_dir)
-    return load_listing(listing, config.image_size, config.max_bad_images, cache, progress)
+    wanted = preprocessing or config.image_size
+    return load_listing(listing, wanted, config.max_bad_images, cache, progress)
 
 
 def data_folder(data_dir: str) -> Path:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from imgclf.data.dataset import SelectedImages
 from imgclf.errors import ImgclfError
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.metrics import softmax
@@ -86,11 +87,11 @@ class Parity:
 def compare(
     model: nn.Module,
     predictor: Predictor,
-    inputs: NDArray[np.uint8],
-    sources: Sequence[ImageSource],
+    inputs: NDArray[np.uint8] | SelectedImages,
+    sources: Sequence[ImageSource] | SelectedImages,
     labels: NDArray[np.int64],
 ) -> Parity:
-    """Compare a file with the model it was made from.
+    """Compare a file with the model it was made from, a batch of images at a time.
 
     Args:
         model: the selected weights, on the CPU; run in fp32 and evaluation mode as the reference.
@@ -121,7 +122,7 @@ def compare(
     ties = int((gaps <= 2 * SCALED_TOLERANCE * scale).sum())
     parity = Parity(
         images=len(inputs),
-        from_files=not isinstance(sources[0], np.ndarray),
+        from_files=not isinstance(next(iter(sources)), np.ndarray),
         max_scaled_difference=difference / scale if scale else 0.0,
         reference_scale=scale,
         max_probability_difference=float(np.max(probability_differences)),

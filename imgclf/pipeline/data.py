@@ -1,5 +1,6 @@
 """A run's images and their split: the same for training, evaluation and export."""
 
+from imgclf.card import Preprocessing
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.sources import load_dataset
@@ -8,14 +9,18 @@ from imgclf.errors import ImgclfError
 from imgclf.progress import decoding_bar
 
 
-def load_images(config: TrainConfig) -> ImageDataset:
+def load_images(config: TrainConfig, preprocessing: Preprocessing | None = None) -> ImageDataset:
     """Load images, with a bar on a terminal while files are decoded.
+
+    Args:
+        config: says what to load.
+        preprocessing: as `load_dataset` takes it.
 
     Raises:
         ImgclfError: as `load_dataset`.
     """
     with decoding_bar() as decoded:
-        return load_dataset(config, decoded)
+        return load_dataset(config, decoded, preprocessing)
 
 
 def load_and_split(config: TrainConfig) -> tuple[ImageDataset, Split]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from imgclf.card import ModelCard, Preprocessing
 from imgclf.config import TrainConfig
-from imgclf.data.dataset import TEST, VAL, ImageDataset
+from imgclf.data.dataset import TEST, VAL, ImageDataset, SelectedImages
 from imgclf.data.splits import split_dataset
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.evaluation.evaluation import Evaluation
@@ -144,12 +144,12 @@ def evaluate(
     _check_choice("--tta", tta, KINDS)
     answering = open_model(os.fspath(model), run)
     started = time.perf_counter()
-    images = load_images(
-        TrainConfig(dataset=dataset, data_dir=data_dir, max_bad_images=max_bad_images)
-    )
+    config = TrainConfig(dataset=dataset, data_dir=data_dir, max_bad_images=max_bad_images)
+    preprocessing = answering.card.preprocessing
+    images = load_images(config, preprocessing)
     subset = _choose(images, split, answering)
     plan = _Plan(answering, images, subset, tta)
-    inputs = _inputs(images, subset.positions, answering.card.preprocessing)
+    inputs = _inputs(images, subset.positions, preprocessing)
     data_seconds = time.perf_counter() - started
     if output_dir:
         ensure_writable(Path(output_dir), "the folder ", "--output-dir")
@@ -249,15 +249,15 @@ def _labels(
 
 def _inputs(
     images: ImageDataset, positions: NDArray[np.int64], preprocessing: Preprocessing
-) -> NDArray[np.uint8]:
+) -> NDArray[np.uint8] | SelectedImages:
     """Return the images as the model reads them: uint8 [n, height, width, channels]."""
     if images.preprocessing == preprocessing:
-        return images.inputs(positions)
-    # Made for another input: the model's own preprocessing starts from the stored images.
-    sources = images.files if images.files else images.images
+        return SelectedImages(images, positions)
+    assert not images.files, "files are read for the model"
+    # A data set of arrays, made for another input.
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        arrays = pool.map(lambda position: to_array(sources[position], preprocessing), positions)
-        return np.stack(list(arrays))
+        stored = (images.images[position] for position in positions)
+        return np.stack(list(pool.map(lambda image: to_array(image, preprocessing), stored)))
 
 
 def _record_inputs(tracker: Tracker, plan: _Plan) -> None:
@@ -281,7 +281,11 @@ def _record_inputs(tracker: Tracker, plan: _Plan) -> None:
 
 
 def _record_outcome(
-    tracker: Tracker, plan: _Plan, inputs: NDArray[np.uint8], data_seconds: float, report: Path
+    tracker: Tracker,
+    plan: _Plan,
+    inputs: NDArray[np.uint8] | SelectedImages,
+    data_seconds: float,
+    report: Path,
 ) -> dict[str, float]:
     """Let the model answer, and record how good the answers are."""
     started = time.perf_counter()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from imgclf.card import ModelCard
 from imgclf.config import TrainConfig
-from imgclf.data.dataset import ImageDataset
+from imgclf.data.dataset import ImageDataset, SelectedImages
 from imgclf.data.splits import Split
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.exporting import graph, parity
@@ -167,12 +167,12 @@ def _build_and_prove(
     model: ImageClassifier, card: ModelCard, images: ImageDataset, split: Split, folder: Path
 ) -> parity.Parity:
     """Write the file, prove it, and write it again with the proof's figures on its card."""
-    test = images.inputs(split.test)
+    test = SelectedImages(images, split.test)
     say("tracing the network")
-    proto = graph.build_onnx(model, np.resize(test, (2, *test.shape[1:])))
+    proto = graph.build_onnx(model, np.ascontiguousarray(images.inputs(np.resize(split.test, 2))))
     graph.write_onnx(proto, card, folder / MODEL_FILE)
     say(f"comparing the file with the trained model on {len(test):,} test images")
-    sources = [images.files[position] for position in split.test] if images.files else list(test)
+    sources = [images.files[position] for position in split.test] if images.files else test
     proof = parity.compare(
         model, Predictor(folder / MODEL_FILE), test, sources, images.labels[split.test]
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from imgclf.card import ModelCard
 from imgclf.config import TrainConfig
+from imgclf.data.dataset import SelectedImages
 from imgclf.errors import UsageError
 from imgclf.evaluation.inference import predict_logits
 from imgclf.pipeline.trained import load_trained_model
@@ -33,7 +34,8 @@ class OpenedModel:
         sha256: of the file that holds it.
         config: how its training dealt images out, as far as that is known.
         training_run: MLflow's id; empty where it is unknown.
-        answer: uint8 [n, height, width, channels] -> logits, float32 [n, classes].
+        answer: uint8 [n, height, width, channels] -> logits, float32 [n, classes]; it reads a batch
+            at a time.
     """
 
     name: str
@@ -41,7 +43,7 @@ class OpenedModel:
     sha256: str
     config: TrainConfig
     training_run: str
-    answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    answer: Callable[[NDArray[np.uint8] | SelectedImages], NDArray[np.float32]]
 
 
 def open_model(model: str, run: str | None) -> OpenedModel:
@@ -90,7 +92,7 @@ def _open_run(run_id: str) -> OpenedModel:
 def _open_file(path: Path, name: str, config: TrainConfig) -> OpenedModel:
     predictor = Predictor(path)
 
-    def answer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def answer(images: NDArray[np.uint8] | SelectedImages) -> NDArray[np.float32]:
         starts = range(0, len(images), _BATCH_SIZE)
         batches = [predictor.run(images[start : start + _BATCH_SIZE])[0] for start in starts]
         return np.concatenate(batches)

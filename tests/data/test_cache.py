@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgclf.card import Preprocessing
 from imgclf.data.cache import Stored, clear, list_entries, load_decoded
 from imgclf.data.decode import Decoded
 from imgclf.errors import ImgclfError
-from imgclf.preprocess import to_array
+from imgclf.preprocess import centre_crop, to_array
 
 GENERATOR = np.random.default_rng(0)
 
@@ -41,10 +43,10 @@ def images(tmp_path: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def load(files: list[Path], cache: Path, image_size: int = 16) -> tuple[Stored, int]:
+def load(files: list[Path], cache: Path, wanted: int | Preprocessing = 16) -> tuple[Stored, int]:
     """What the cache gives, and how many files were decoded for it."""
     told = [0]
-    stored = load_decoded(files, image_size, cache, "images", lambda done, total: told.append(done))
+    stored = load_decoded(files, wanted, cache, "images", lambda done, total: told.append(done))
     return stored, max(told)
 
 
@@ -71,7 +73,7 @@ def test_grey_images_keep_one_channel(tmp_path):
     for number in range(300):
         Image.fromarray(np.full((9, 7), number % 256, np.uint8)).save(tmp_path / f"{number:03}.png")
     files = sorted(tmp_path.glob("*.png"))
-    stored, _ = load(files, tmp_path / "cache", image_size=0)
+    stored, _ = load(files, tmp_path / "cache", 0)
     assert stored.preprocessing.channels == 1
     assert stored.pixels.shape == (300, 9, 7, 1)
     assert stored.pixels[:, 4, 4, 0].tolist() == [number % 256 for number in range(300)]
@@ -99,6 +101,70 @@ def test_another_input_size_makes_another_entry(images, tmp_path):
     large, decoded = load(images, tmp_path / "cache", 20)
     assert decoded == 12
     assert large.pixels.shape[1] > small.pixels.shape[1]
+
+
+def write_alike(folder: Path, number: int) -> list[Path]:
+    """Colour images of one size."""
+    folder.mkdir()
+    for position in range(number):
+        pixels = GENERATOR.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{position:03}.png")
+    return sorted(folder.iterdir())
+
+
+def test_a_last_image_of_another_size_counts_as_much_as_the_first(tmp_path):
+    files = write_alike(tmp_path / "images", 150)
+    alike, _ = load(files, tmp_path / "cache", 0)
+    assert alike.preprocessing == Preprocessing.identity(20, 30, 3)
+    for changed in (0, 149):
+        original = files[changed].read_bytes()
+        Image.new("RGB", (31, 20), "red").save(files[changed])
+        cache = tmp_path / f"cache-{changed}"
+        stored, _ = load(files, cache, 0)
+        assert stored.preprocessing == Preprocessing(128, 128, 3, 148, 148)
+        assert stored.pixels.shape == (150, 148, 148, 3)
+        assert (stored.pixels[changed] == (255, 0, 0)).all()
+        rule = Preprocessing.identity(148, 148, 3)
+        np.testing.assert_array_equal(stored.pixels[1], to_array(files[1], rule))
+        assert len(list(cache.iterdir())) == 1
+        assert load(files, cache, 0)[1] == 0
+        files[changed].write_bytes(original)
+
+
+def test_an_image_that_cannot_be_read_has_no_say_in_the_size(tmp_path):
+    files = write_alike(tmp_path / "images", 5)
+    for changed in (0, 4):
+        with Image.open(files[changed]) as image:
+            image.rotate(90, expand=True).save(files[changed])
+        files[changed].write_bytes(files[changed].read_bytes()[:500])  # the header is whole
+    stored, _ = load(files, tmp_path / "cache", 0)
+    assert len(stored.pixels) == 3
+    assert stored.preprocessing == Preprocessing.identity(20, 30, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_rule_that_is_given_is_kept_for_images_of_any_size_and_colour(channels, images, tmp_path):
+    Image.new("L", (9, 9), 40).save(images[0])
+    rule = Preprocessing(16, 18, channels, 20, 22)
+    for files in (images, images[:1]):  # all of the latter are grey
+        stored, decoded = load(files, tmp_path / "cache", rule)
+        assert decoded == len(files)
+        assert stored.preprocessing == rule
+        for pixels, path in zip(stored.pixels, files, strict=True):
+            np.testing.assert_array_equal(centre_crop(pixels, 16, 18), to_array(path, rule))
+        assert load(files, tmp_path / "cache", rule)[1] == 0
+
+
+@pytest.mark.parametrize("image_size", [0, 16])
+def test_the_rule_of_a_model_finds_what_was_stored_for_its_training(image_size, images, tmp_path):
+    for files in (images, images[:1]):  # of several sizes; of one, which is kept
+        trained, _ = load(files, tmp_path / "cache", image_size)
+        again, decoded = load(files, tmp_path / "cache", trained.preprocessing)
+        assert decoded == 0
+        np.testing.assert_array_equal(again.pixels, trained.pixels)
+        assert again.outcomes == trained.outcomes
+    other = dataclasses.replace(trained.preprocessing, channels=1)
+    assert load(images, tmp_path / "cache", other)[1] == 12
 
 
 def test_unreadable_files_have_a_reason_and_no_pixels(images, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tracemalloc
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import torch
 
 from imgclf.card import ModelCard, Preprocessing
 from imgclf.config import TrainConfig
+from imgclf.data.dataset import SelectedImages, from_arrays
 from imgclf.errors import ImgclfError
 from imgclf.exporting.graph import build_onnx, write_onnx
 from imgclf.exporting.parity import BATCH_SIZES, compare
@@ -148,6 +150,36 @@ def test_another_answer_is_a_tie_where_the_model_cannot_decide(case, exported, t
     assert parity.top1_agreement == 1
     assert parity.reference_accuracy != parity.onnx_accuracy
     assert parity.failures == ()
+
+
+def test_the_proof_of_a_split_larger_than_memory_holds_a_batch_at_a_time(tmp_path):
+    """NumPy tells Python's allocation tracing of its arrays; what is mapped does not count."""
+    side, number = 96, 6000
+    mapped = np.memmap(tmp_path / "pixels.raw", np.uint8, "w+", shape=(number, side, side, 1))
+    generator = np.random.default_rng(0)
+    for start in range(0, number, 500):
+        mapped[start : start + 500] = generator.integers(0, 256, (500, side, side, 1), np.uint8)
+    labels = generator.integers(0, 2, number)
+    dataset = dataclasses.replace(
+        from_arrays("noise", mapped[:2], labels[:2], ("a", "b")), images=mapped, labels=labels
+    )
+    selected = SelectedImages(dataset, generator.permutation(number))
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(side * side, 2))
+    model = ImageClassifier(network, [80.0], [80.0])
+    card = ModelCard(("a", "b"), dataset.preprocessing, (80.0,), (80.0,))
+    write_onnx(build_onnx(model, mapped[:2]), card, tmp_path / "model.onnx")
+    predictor = Predictor(tmp_path / "model.onnx")
+
+    tracemalloc.start()
+    try:
+        parity = compare(model, predictor, selected, selected, labels[selected.positions])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert (parity.images, parity.from_files, parity.failures) == (number, False, ())
+    assert peak < mapped.nbytes / 4
 
 
 def test_the_figures_say_whether_the_proof_holds(case, exported):

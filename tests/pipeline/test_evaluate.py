@@ -17,6 +17,8 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 import imgclf
 from imgclf.config import TrainConfig
+from imgclf.data.cache import list_entries
+from imgclf.data.sources import decoded_folder
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.pipeline.run_page import stage_times
 from imgclf.pipeline.trained import load_trained_model
@@ -155,6 +157,37 @@ def test_weights_that_were_not_exported_answer_mirror_images_too(evaluate, weigh
     assert result.metrics["all/loss"] == pytest.approx(
         log_loss(bunch.target, torch.softmax(logits.double(), 1).numpy()), rel=1e-5
     )
+
+
+def test_image_files_are_decoded_once_whatever_the_size_of_the_models_input(
+    evaluate, photos, tmp_path, monkeypatch
+):
+    opened = []
+
+    def count(file, *arguments, **options):
+        if "formats" in options:  # as imgclf.preprocess opens images
+            opened.append(file)
+        return open_image(file, *arguments, **options)
+
+    open_image = Image.open
+    monkeypatch.setattr(Image, "open", count)
+    root = shutil.copytree(photos, tmp_path / "copied")
+    first = evaluate(dataset=str(root))
+    assert len(opened) == first.images == 80
+    again = evaluate(dataset=str(root))
+    assert len(opened) == 80
+    assert again.metrics == first.metrics
+
+
+def test_a_folder_that_was_trained_on_is_not_decoded_again(digit_files, tmp_path):
+    config = TrainConfig(epochs=1, dataset=str(digit_files), runs_dir=str(tmp_path / "runs"))
+    trained = imgclf.train(config)
+    entries = list_entries(decoded_folder(""))
+    result = imgclf.evaluate(
+        run=trained.run_id, dataset=str(digit_files), split="test", runs_dir=tmp_path / "runs"
+    )
+    assert result.metrics["test/accuracy"] == pytest.approx(trained.metrics["test/accuracy"])
+    assert list_entries(decoded_folder("")) == entries
 
 
 def test_the_training_images_are_told_from_new_ones(evaluate):
