@@ -20,6 +20,7 @@ from imgclf.card import Preprocessing
 from imgclf.errors import BadImageError
 from imgclf.preprocess import (
     MAX_PIXELS,
+    open_image,
     to_array,
 )
 

@@ -14,6 +14,7 @@ from imgclf.card import Preprocessing
 from imgclf.preprocess import (
     centre_crop,
     is_grey,
+    open_image,
     to_array,
 )
 

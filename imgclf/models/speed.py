@@ -61,8 +61,8 @@ def _speed_cnn(
 class _Residual(nn.Sequential):
     """Layers beside a shortcut."""
 
-    def forward(self, features: Tensor) -> Tensor:
-        return features + super().forward(features)
+    def forward(self, input: Tensor) -> Tensor:
+        return input + super().forward(input)
 
 
 def _convolution(channels: int, width: int, settings: NetworkSettings) -> nn.Conv2d:

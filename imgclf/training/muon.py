@@ -1,6 +1,6 @@
 """Muon, an optimiser for filters."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,46 +22,41 @@ class Muon(Optimizer):
     arXiv:2502.16982): so both share the learning rate and the decoupled weight decay.
 
     Args:
-        filters: groups of weights of two or more dimensions, the first of which counts filters.
+        filters: a group of weights whose first dimension counts filters, maybe empty.
         others: groups for AdamW.
         lr: the learning rate of both.
         momentum: of the filters' updates.
         nesterov: whether the filters' momentum looks ahead.
-        betas: of AdamW.
+        betas, fused: of AdamW.
     """
 
     def __init__(
         self,
-        filters: Iterable[dict[str, Any]],
-        others: Iterable[dict[str, Any]],
+        filters: dict[str, Any],
+        others: list[dict[str, Any]],
         lr: float,
         momentum: float,
         nesterov: bool,
         betas: tuple[float, float],
+        fused: bool,
     ) -> None:
-        self._adamw = AdamW(list(others), lr=lr, betas=betas, fused=True)
-        for_filters = [
-            {**group, "momentum": momentum, "nesterov": nesterov, "orthogonal": True}
-            for group in filters
-        ]
-        super().__init__([*for_filters, *self._adamw.param_groups], {"lr": lr})
+        self._adamw = AdamW(others, lr=lr, betas=betas, fused=fused)
+        own = {**filters, "momentum": momentum, "nesterov": nesterov}
+        super().__init__([own, *self._adamw.param_groups], {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyrefly: ignore
         """Update all weights that have a gradient."""
         assert closure is None
-        orthogonal = [group for group in self.param_groups if group.get("orthogonal")]
-        for group in orthogonal:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update_filters(weight, group)
+        filters, *others = self.param_groups
+        for weight in filters["params"]:
+            if weight.grad is not None:
+                self._update_filters(weight, weight.grad, filters)
         # Loading a state replaces groups and state by new objects: they are shared at each step.
-        self._adamw.param_groups = [g for g in self.param_groups if not g.get("orthogonal")]
-        self._adamw.state = self.state
+        self._adamw.param_groups, self._adamw.state = others, self.state
         self._adamw.step()
 
-    def _update_filters(self, weight: Tensor, group: dict[str, Any]) -> None:
-        gradient = weight.grad
+    def _update_filters(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if not state:
             state["momentum"] = torch.zeros_like(weight)

@@ -1,5 +1,8 @@
 """Optimisers and averaged weights."""
 
+from collections.abc import Container
+from typing import Any
+
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -15,26 +18,22 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     (He et al., Bag of Tricks for Image Classification, arXiv:1812.01187).
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {
-            "params": [parameter for parameter in parameters if parameter.ndim > 1],
-            "weight_decay": config.weight_decay,
-        },
-        {
-            "params": [parameter for parameter in parameters if parameter.ndim <= 1],
-            "weight_decay": 0.0,
-        },
-    ]
-    lr = config.learning_rate
-    fused = parameters[0].device.type in ("cpu", "cuda")
-    momentum, nesterov = config.momentum, config.nesterov
+
+    def group(dimensions: Container[int], weight_decay: float) -> dict[str, Any]:
+        chosen = [parameter for parameter in parameters if parameter.ndim in dimensions]
+        return {"params": chosen, "weight_decay": weight_decay}
+
+    vectors, matrices, filters = (0, 1), (2,), (3, 4, 5)
+    lr, momentum, nesterov = config.learning_rate, config.momentum, config.nesterov
     betas = (config.adam_beta1, config.adam_beta2)
+    fused = parameters[0].device.type in ("cpu", "cuda")
+    if config.optimizer == "muon":
+        of_filters = group(filters, config.weight_decay)
+        others = [group(matrices, config.weight_decay), group(vectors, 0.0)]
+        return Muon(of_filters, others, lr, momentum, nesterov, betas, fused)
+    groups = [group(matrices + filters, config.weight_decay), group(vectors, 0.0)]
     if config.optimizer == "sgd":
         return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
-    if config.optimizer == "muon":
-        filters = {**groups[0], "params": [p for p in groups[0]["params"] if p.ndim > 2]}
-        dense = {**groups[0], "params": [p for p in groups[0]["params"] if p.ndim == 2]}
-        return Muon([filters], [dense, groups[1]], lr, momentum, nesterov, betas)
     return {"adam": Adam, "adamw": AdamW}[config.optimizer](groups, lr=lr, betas=betas, fused=fused)
 
 

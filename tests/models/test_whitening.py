@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def digits(count: int = 500) -> torch.Tensor:
     from sklearn.datasets import load_digits
 
-    images = torch.from_numpy(load_digits().images[:count]).float()[:, None]
+    bunch: Any = load_digits()
+    images = torch.from_numpy(bunch.images[:count]).float()[:, None]
     return (images - images.mean()) / images.std()
 
 
