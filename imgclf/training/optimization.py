@@ -1,5 +1,7 @@
 """Optimisers and averaged weights."""
 
+import inspect
+
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -28,8 +30,25 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     fused = parameters[0].device.type in ("cpu", "cuda")
     if config.optimizer == "sgd":
         nesterov = config.nesterov
-        return SGD(groups, lr=lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
-    return {"adam": Adam, "adamw": AdamW}[config.optimizer](groups, lr=lr, fused=fused)
+        return _SGD(groups, lr=lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
+    return {"adam": _Adam, "adamw": _AdamW}[config.optimizer](groups, lr=lr, fused=fused)
+
+
+def _without_compiler(optimizer: type[Optimizer]) -> type[Optimizer]:
+    """Return an optimiser without the decorators by which torch imports its compiler.
+
+    They tell the compiler to leave a method alone and import it for that, which takes as long as
+    torch itself; no optimiser is compiled here. The methods below the decorators stay as they are.
+    """
+    plain = {
+        name: inspect.unwrap(getattr(optimizer, name))
+        for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    }
+    step = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return type(optimizer.__name__, (optimizer,), {**plain, "step": step})
+
+
+_SGD, _Adam, _AdamW = map(_without_compiler, (SGD, Adam, AdamW))
 
 
 @torch.no_grad()
