@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
@@ -42,8 +41,11 @@ class Delivery:
     @classmethod
     def from_json(cls, line: bytes) -> Self:
         """Read what `to_json` wrote."""
-        values: Mapping[str, Any] = json.loads(line)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        values: dict[str, Any] = json.loads(line)
+        # JSON knows no tuples.
+        for name in ("refusal", "problems"):
+            values[name] = tuple(values[name])
+        return cls(**values)
 
     def to_json(self) -> bytes:
         """Return one line."""
@@ -99,7 +101,7 @@ class Sender:
             self._process.stdin.flush()
 
     def wait_until_tried(self, seconds: float) -> None:
-        """Wait, for so long at most, until MLflow has opened the run, refused it or not answered."""
+        """Wait, for so long at most, until MLflow has opened the run or failed to."""
         self._tried.wait(seconds)
 
     def close(self, patience: float) -> list[str]:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from imgclf.tracking.identity import RunIdentity
 from imgclf.tracking.journal import Record
@@ -100,9 +100,7 @@ class _Delivering:
         while True:
             try:
                 destination.deliver(record)
-                self._tell(
-                    failing="", mlflow_run_id=destination.mlflow_run_id, url=destination.url
-                )
+                self._tell(failing="", mlflow_run_id=destination.mlflow_run_id, url=destination.url)
                 return
             except UnreachableError as error:
                 self._tell(failing=str(error))
@@ -123,7 +121,7 @@ class _Delivering:
     def _add_problem(self, problem: str) -> None:
         self._tell(failing="", problems=(*self._delivery.problems, problem))
 
-    def _tell(self, **changes: object) -> None:
+    def _tell(self, **changes: Any) -> None:
         self._delivery = replace(self._delivery, **changes)
         self._answers.write(self._delivery.to_json())
 

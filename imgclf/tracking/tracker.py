@@ -1,8 +1,8 @@
 """What the training half says of a run: first into its journal, then to MLflow in the background.
 
 Training never waits for the tracking server. A process imports mlflow, opens the run and sends the
-journal's records in order; `Tracker.finish` waits for it, for a bounded time. A thread adds what the
-machine is doing meanwhile.
+journal's records in order; `Tracker.wait_until_open` and `Tracker.finish` wait for it, but for a
+bounded time. A thread adds what the machine is doing meanwhile.
 """
 
 import threading

@@ -1,12 +1,15 @@
 """Optimisers and averaged weights."""
 
 import inspect
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from imgclf.config import TrainConfig
+
+_Optimizer = TypeVar("_Optimizer", bound=Optimizer)
 
 
 def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
@@ -34,7 +37,7 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     return {"adam": _Adam, "adamw": _AdamW}[config.optimizer](groups, lr=lr, fused=fused)
 
 
-def _without_compiler(optimizer: type[Optimizer]) -> type[Optimizer]:
+def _without_compiler(optimizer: type[_Optimizer]) -> type[_Optimizer]:
     """Return an optimiser without the decorators by which torch imports its compiler.
 
     They tell the compiler to leave a method alone and import it for that, which takes as long as
@@ -45,10 +48,11 @@ def _without_compiler(optimizer: type[Optimizer]) -> type[Optimizer]:
         for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     }
     step = torch.no_grad()(inspect.unwrap(optimizer.step))
-    return type(optimizer.__name__, (optimizer,), {**plain, "step": step})
+    made = type(optimizer.__name__, (optimizer,), {**plain, "step": step})
+    return cast("type[_Optimizer]", made)
 
 
-_SGD, _Adam, _AdamW = map(_without_compiler, (SGD, Adam, AdamW))
+_SGD, _Adam, _AdamW = _without_compiler(SGD), _without_compiler(Adam), _without_compiler(AdamW)
 
 
 @torch.no_grad()
