@@ -5,11 +5,11 @@ Cost:  about ten minutes, 8 GiB of memory and 3 GB of disk for the three sizes.
 
 Colour images of 32x32 pixels, of random content. "resident" has them in memory; "mapped" in a file,
 as the decoded images of a folder are, with batches gathered ahead of the step. Each row is a fresh
-process. "preparation" is what a run does with all images before its first step: digests, split,
-scan, normalisation, the loader. All is done by one thread. "epoch" draws an epoch's order and augmentation. "steps" are those
-of imgclf's training loop with a linear classifier, batches of 64, random crops and flips; so many
-images are trained on, in as many epochs as that takes. "validation" is the classifier on a tenth of
-the images.
+process that computes with one thread. "preparation" is what a run does with all images before its
+first step: digests, split, scan, normalisation, the loader. "epoch" draws an epoch's order and
+augmentation. "steps" are those of imgclf's training loop with a linear classifier, batches of 64,
+random crops and flips; so many images are trained on, in as many epochs as that takes. "validation"
+is the classifier on a tenth of the images.
 
 "own memory" is the highest that belongs to the process alone; mapped pages are beside it: the
 operating system takes them back when it needs them. "resident" is the process's peak, with them.
@@ -61,8 +61,10 @@ def _own_mib() -> float:
 def _measure(images: NDArray[np.uint8], resident: bool, trained_images: int) -> dict[str, float]:
     number = len(images)
     labels = np.random.default_rng(1).integers(0, 10, number)
-    config = TrainConfig(model="small-cnn", norm_layer="batch", crop_padding=4, epochs=10**6,
-                         horizontal_flip=True, device="cpu", precision="fp32", threads=1)  # fmt: skip
+    config = TrainConfig(
+        model="small-cnn", norm_layer="batch", crop_padding=4, horizontal_flip=True, epochs=10**6,
+        device="cpu", precision="fp32", threads=1,
+    )  # fmt: skip
     compute = choose_compute(config)
     before, start = _own_mib(), time.perf_counter()
     dataset = from_arrays("random", images, labels, tuple("0123456789"))
@@ -76,9 +78,8 @@ def _measure(images: NDArray[np.uint8], resident: bool, trained_images: int) -> 
     next(loader.epoch(1))
     drawn = time.perf_counter()
     linear = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-    model = ImageClassifier(
-        linear, normalized.mean.flatten().tolist(), normalized.std.flatten().tolist()
-    )
+    mean, std = (part.flatten().tolist() for part in (normalized.mean, normalized.std))
+    model = ImageClassifier(linear, mean, std)
     state = TrainState.start(model, config, compute)
     own = [_own_mib()]
 

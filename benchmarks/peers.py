@@ -47,7 +47,7 @@ from imgclf.training.device import Compute, choose_compute
 from imgclf.training.loop import TrainState, train_epochs
 
 try:
-    import lightning
+    import lightning  # pyrefly: ignore
     from timm.data import create_loader  # pyrefly: ignore
 except ModuleNotFoundError as error:
     raise SystemExit(f"'{error.name}' is not installed: pip install lightning timm") from error
@@ -146,12 +146,13 @@ def main() -> None:
 @main.command()
 @click.argument("data_dir", type=click.Path(exists=True, path_type=Path))
 @click.option("--images", "num_images", default=20_000, help="Images in an epoch.")
+@click.option("--threads", default=0, help="CPU threads of the arithmetic; 0: one for each core.")
 @click.option("--repeats", default=5, help="Epochs of each way.")
-def mnist(data_dir: Path, num_images: int, repeats: int) -> None:
+def mnist(data_dir: Path, num_images: int, threads: int, repeats: int) -> None:
     """Images in memory: MNIST."""
     config = TrainConfig.from_dict(
         {"recipe": "mnist-cnn", "norm_layer": "none", "precision": "fp32", "epochs": 1}
-        | {"data_dir": str(data_dir)}
+        | {"data_dir": str(data_dir), "threads": threads}
     )
     compute = choose_compute(config)
     transform = Compose([ToTensor(), Normalize((0.5,), (0.5,))])
@@ -171,13 +172,15 @@ def mnist(data_dir: Path, num_images: int, repeats: int) -> None:
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.option("--images", "num_images", default=10_000, help="Images in an epoch.")
 @click.option("--model", default="small-cnn", help="A network of imgclf's.")
+@click.option("--threads", default=0, help="CPU threads of the arithmetic; 0: one for each core.")
 @click.option("--repeats", default=5, help="Epochs of each way.")
-def photos(folder: Path, num_images: int, model: str, repeats: int) -> None:
+def photos(folder: Path, num_images: int, model: str, threads: int, repeats: int) -> None:
     """Image files: a folder of small photographs."""
     config = TrainConfig(
         dataset=str(folder / "train"), model=model, norm_layer="batch", optimizer="adam",
         learning_rate=_LEARNING_RATE, weight_decay=0.0, schedule="constant", warmup_ratio=0.0,
         random_resized_crop=_SMALLEST_AREA, horizontal_flip=True, precision="fp32", epochs=1,
+        threads=threads,
     )  # fmt: skip
     compute = choose_compute(config)
     crop = RandomResizedCrop(32, scale=(_SMALLEST_AREA, 1.0))

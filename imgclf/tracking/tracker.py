@@ -17,8 +17,9 @@ from imgclf.tracking.sender import Sender
 from imgclf.tracking.system import SystemSampler
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
-# An empty database takes some seconds to be set up; a server that is away is not waited for.
-OPENING_SECONDS = 10.0
+# A busy machine needs that long to import mlflow and to set a database up. A server that refuses the
+# connection is not waited for, one that hangs no longer than this.
+OPENING_SECONDS = 30.0
 # When the server has taken nothing for so long, `finish` stops waiting.
 PATIENCE_SECONDS = 60.0
 
