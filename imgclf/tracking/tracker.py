@@ -17,8 +17,8 @@ from imgclf.tracking.sender import Sender
 from imgclf.tracking.system import SystemSampler
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
-# A busy machine needs that long to import mlflow and to set a database up. A server that refuses the
-# connection is not waited for, one that hangs no longer than this.
+# A busy machine needs that long to import mlflow and to set a database up. A server that refuses
+# the connection is not waited for, one that hangs no longer than this.
 OPENING_SECONDS = 30.0
 # When the server has taken nothing for so long, `finish` stops waiting.
 PATIENCE_SECONDS = 60.0

@@ -121,8 +121,9 @@ def test_more_images_than_are_brought_to_the_device_at_a_time_keep_their_places(
     number = 2 * loader_module._IMAGES_AT_A_TIME + 3
     chosen = np.random.default_rng(0).permutation(number)[: number - 5]
     labels = np.arange(number, dtype=np.int64)
-    config = TrainConfig(batch_size=1000, crop_padding=1, random_crop=False)
-    augmentation = Augmentation.from_config(config, 1, 2)  # the centre: the border is cut off
+    config = TrainConfig(batch_size=1000)
+    # Of each padded image the centre is taken: the border is cut off again.
+    augmentation = Augmentation(1, 2, random_crop=False, crop_padding=1, horizontal_flip=False)
     images = numbered(number)
     loader = TrainLoader(images, chosen, labels, number, augmentation, config, CPU, resident=True)
     batches = batches_of(loader, 1)
