@@ -97,8 +97,9 @@ def _seconds(config: TrainConfig, tracked: bool) -> tuple[float, float]:
 @click.command()
 @click.option("--data-dir", default="", help="Folder that holds MNIST, or will.")
 @click.option("--epochs", default=8, help="Epochs of a run; eight take about a minute.")
+@click.option("--threads", default=0, help="CPU threads of the arithmetic; 0: one for each core.")
 @click.option("--repeats", default=5, help="Pairs of runs.")
-def main(data_dir: str, epochs: int, repeats: int) -> None:
+def main(data_dir: str, epochs: int, threads: int, repeats: int) -> None:
     """Train in pairs and print a table."""
     pairs = []
     data_dir = str(Path(data_dir).resolve()) if data_dir else ""
@@ -106,6 +107,7 @@ def main(data_dir: str, epochs: int, repeats: int) -> None:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
         os.chdir(folder)
         values = {"recipe": "mnist-cnn", "data_dir": data_dir, "runs_dir": f"{folder}/runs"}
+        values |= {"threads": threads}
         for tracked in (True, False):  # warms up, and creates the database
             _seconds(TrainConfig.from_dict({**values, "epochs": 1}), tracked)
         config = TrainConfig.from_dict({**values, "epochs": epochs})
