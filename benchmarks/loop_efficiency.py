@@ -9,9 +9,6 @@ notebook's way converts and normalises one Pillow image after the other (torchvi
 Normalize behind a DataLoader). The ways take turns, so that a machine that slows down slows all.
 """
 
-import os
-import platform
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from rounds import machine, print_ratios, take_turns
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
@@ -99,34 +97,15 @@ def main(number: int, repeats: int, device: str) -> None:
 
         return run
 
+    bare_name = "bare arithmetic, one resident batch"
     ways = {
-        "bare arithmetic, one resident batch": bare,
+        bare_name: bare,
         "imgclf": ours,
         "notebook, DataLoader": notebook(0),
         "notebook, DataLoader with 2 workers": notebook(2),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(repeats + 1):
-        for name, run in ways.items():
-            start = time.perf_counter()
-            run()
-            if compute.device.type == "cuda":
-                torch.cuda.synchronize()
-            if repeat:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
-    print("| way | images/s, median | time over bare, median (lowest to highest) |")
-    print("|---|---|---|")
-    reference = np.array(seconds["bare arithmetic, one resident batch"])
-    for name, times in seconds.items():
-        ratios = np.array(times) / reference
-        print(
-            f"| {name} | {number / np.median(times):,.0f} | {np.median(ratios):.2f}"
-            f" ({ratios.min():.2f} to {ratios.max():.2f}) |"
-        )
-    print(
-        f"\n{compute.device_name}, {compute.threads} threads, {os.cpu_count()} CPU cores, Python"
-        f" {platform.python_version()}, torch {torch.__version__}; {repeats} rounds"
-    )
+    print_ratios(take_turns(ways, repeats), bare_name, number)
+    print(f"\n{compute.device_name}, {compute.threads} threads; {machine()}; {repeats} rounds")
 
 
 if __name__ == "__main__":

@@ -47,13 +47,18 @@ def train(save_recipe: str | None, **given: Any) -> None:
     config = TrainConfig.from_dict(values)
     if save_recipe:
         config.save_recipe(Path(save_recipe))
-    from imgclf.pipeline.train import train as run_training
-    from imgclf.summary import print_training
+    from imgclf.tracking.sender import Sender
 
     try:
-        result = run_training(config)
+        # mlflow is imported by the process that sends, torch meanwhile by this one.
+        with Sender() as sender:
+            from imgclf.pipeline.train import train as run_training
+
+            result = run_training(config, sender)
     except KeyboardInterrupt:
         sys.exit(130)
+    from imgclf.summary import print_training
+
     print_training(result)
 
 

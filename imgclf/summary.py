@@ -15,16 +15,16 @@ from rich.table import Table
 
 from imgclf.errors import ImgclfError
 from imgclf.recipes import MODELS
-from imgclf.tracking.connection import ui_arguments
 from imgclf.tracking.identity import adopted_run
-from imgclf.tracking.runs import TrainRun
+from imgclf.tracking.user_interface import ui_arguments
 
-if TYPE_CHECKING:  # importing them loads torch
+if TYPE_CHECKING:  # importing them loads torch or mlflow
     from imgclf.data.dataset import ImageDataset
     from imgclf.data.splits import Split
     from imgclf.pipeline.evaluate import EvaluationResult
     from imgclf.pipeline.export import ExportResult
     from imgclf.pipeline.train import TrainResult
+    from imgclf.tracking.runs import TrainRun
 
 
 def print_training(result: "TrainResult") -> None:
@@ -41,7 +41,7 @@ def print_training(result: "TrainResult") -> None:
     click.echo(kept + (f" ({', '.join(best)})" if best else ""))
     click.secho(_figures(metrics, "test"), bold=True)
     if _print_record(result):
-        _print_ui_command()
+        _print_ui_command(result.tracking_uri)
         click.echo(f"export it:   {next_command('export', run=result.run_id)}")
 
 
@@ -54,7 +54,7 @@ def print_evaluation(result: "EvaluationResult") -> None:
     if result.note:
         click.secho(f"Note: {result.note}", fg="yellow", err=True)
     if _print_record(result):
-        _print_ui_command()
+        _print_ui_command(result.tracking_uri)
 
 
 def _figures(metrics: Mapping[str, float], split: str) -> str:
@@ -84,9 +84,9 @@ def _print_record(result: "TrainResult | EvaluationResult") -> bool:
     return not result.not_sent
 
 
-def _print_ui_command() -> None:
+def _print_ui_command(tracking_uri: str) -> None:
     click.echo()
-    arguments = ui_arguments()
+    arguments = ui_arguments(tracking_uri)
     if arguments is not None:
         click.echo(f"look at it:  {shlex.join([*_mlflow(), *arguments])}")
 
@@ -115,7 +115,7 @@ def print_export(result: "ExportResult") -> None:
     click.echo(f"predict (the example shows '{result.example_label}'):  {command}")
 
 
-def print_runs(runs: Sequence[TrainRun]) -> None:
+def print_runs(runs: "Sequence[TrainRun]") -> None:
     """Print a table of runs, best first."""
     if not runs:
         click.echo(f"No training runs here yet. Train one:  {next_command('train')}")

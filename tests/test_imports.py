@@ -63,6 +63,14 @@ else:
 print(json.dumps(answer.to_dict()))
 """
 
+SLOW_MODULES_AFTER_TRAINING = """
+import sys
+import imgclf
+imgclf.train(imgclf.TrainConfig(epochs=1, batch_size=512, runs_dir=sys.argv[1]))
+slow = ("mlflow", "pandas", "sklearn", "scipy", "torch._dynamo", "torch._inductor", "torchvision")
+print(sorted(set(slow) & set(sys.modules)))
+"""
+
 HEAVY_MODULES_AFTER = """
 import sys
 from imgclf.cli import main
@@ -109,6 +117,12 @@ def test_predicting_with_a_file_loads_neither_torch_nor_mlflow(exported, digit_f
     model = Path(exported.model).absolute()
     last = python(HEAVY_MODULES_AFTER, "predict", model, image).splitlines()[-1]
     assert last == " 0 ['PIL', 'numpy', 'onnxruntime']"
+
+
+def test_training_waits_for_no_library_that_it_does_not_compute_with(tmp_path: Path):
+    """Each takes seconds to import; mlflow is imported by another process."""
+    last = python(SLOW_MODULES_AFTER_TRAINING, tmp_path).splitlines()[-1]
+    assert last == "[]"
 
 
 def test_public_names_are_all_there_and_load_on_first_use():

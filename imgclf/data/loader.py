@@ -1,6 +1,5 @@
 """Training batches: gathered and augmented as whole tensors where the arithmetic is."""
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from imgclf.config import TrainConfig
 from imgclf.data.augment import Augmentation, Draws
 
 _BATCHES_AHEAD = 2
+_IMAGES_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ class TrainLoader:
         device: torch.device,
         resident: bool | None = None,
     ) -> None:
-        num_bytes = len(positions) * math.prod(images.shape[1:])
-        self.resident = _fits(num_bytes, device) if resident is None else resident
         self._images, self._positions, self._device = images, positions, device
-        if self.resident:
-            self._on_device = augmentation.pad(torch.from_numpy(images[positions]).to(device))
         self._labels = torch.from_numpy(labels[positions]).to(device)
         self._num_classes = num_classes
         self._augmentation = augmentation
         self._config = config
+        num_bytes = self._shape_of_padded().numel()
+        self.resident = _fits(num_bytes, device) if resident is None else resident
+        if self.resident:
+            self._on_device = self._pad_all()
         bounds = _batch_bounds(len(positions), config.batch_size)
         together = config.gradient_accumulation_steps
         self._steps = [bounds[i : i + together] for i in range(0, len(bounds), together)]
@@ -144,10 +144,17 @@ class TrainLoader:
         # From pinned memory a GPU copies while it computes.
         return gathered.pin_memory() if self._device.type == "cuda" else gathered
 
+    def _pad_all(self) -> Tensor:
+        """Bring the training images to the device, some at a time: they lie in memory once."""
+        padded = torch.empty_like(self._shape_of_padded(), memory_format=torch.contiguous_format)
+        for start in range(0, self.num_images, _IMAGES_AT_A_TIME):
+            positions = self._positions[start : start + _IMAGES_AT_A_TIME]
+            images = torch.from_numpy(self._images[positions]).to(self._device)
+            padded[start : start + len(images)] = self._augmentation.pad(images)
+        return padded
+
     def _shape_of_padded(self) -> Tensor:
-        """Return a tensor of the images' shape; without them on the device, it has no content."""
-        if self.resident:
-            return self._on_device
+        """Return a tensor of the shape of all images with their border, without content."""
         one = torch.zeros((1, *self._images.shape[1:]), dtype=torch.uint8, device=self._device)
         padded = self._augmentation.pad(one)
         return padded.expand(self.num_images, *padded.shape[1:])

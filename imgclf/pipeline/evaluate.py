@@ -49,6 +49,7 @@ class EvaluationResult:
     Attributes:
         run_id: imgclf's own id of the evaluation's run.
         mlflow_run_id, url: in MLflow; None where the server has not answered.
+        tracking_uri: of the store that the run was sent to.
         folder: holds tables and pictures.
         dataset, split: what was evaluated on.
         tta: the kind of test-time augmentation; ``none`` without.
@@ -61,6 +62,7 @@ class EvaluationResult:
     run_id: str
     mlflow_run_id: str | None
     url: str | None
+    tracking_uri: str
     folder: Path
     dataset: str
     split: str
@@ -182,6 +184,7 @@ def evaluate(
         run_id=identity.run_id,
         mlflow_run_id=tracker.mlflow_run_id,
         url=tracker.url,
+        tracking_uri=tracker.tracking_uri,
         folder=Path(output_dir) if output_dir else report,
         dataset=images.name,
         split=subset.split,

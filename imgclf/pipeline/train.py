@@ -31,6 +31,7 @@ from imgclf.pipeline.outcome import record_outcome
 from imgclf.pipeline.run import History, Run, end_early
 from imgclf.progress import TrainingDisplay, print_start
 from imgclf.tracking.identity import create_identity
+from imgclf.tracking.sender import Sender
 from imgclf.tracking.tracker import FINISHED, Tracker
 from imgclf.training.device import Compute, choose_compute
 from imgclf.training.loop import EpochEnd, Snapshot, TrainState, train_epochs
@@ -50,6 +51,7 @@ class TrainResult:
     Attributes:
         run_id: imgclf's own id of the run; `imgclf.export` takes it.
         mlflow_run_id, url: in MLflow; None where the server has not answered.
+        tracking_uri: of the store that the run was sent to.
         folder: the run's local files.
         best_epoch: whose weights were kept.
         metrics: of these weights, such as ``test/accuracy`` and ``best/val_accuracy``, and the
@@ -60,23 +62,30 @@ class TrainResult:
     run_id: str
     mlflow_run_id: str | None
     url: str | None
+    tracking_uri: str
     folder: Path
     best_epoch: int
     metrics: dict[str, float]
     not_sent: tuple[str, ...]
 
 
-def train(config: TrainConfig | None = None) -> TrainResult:
+def train(config: TrainConfig | None = None, sender: Sender | None = None) -> TrainResult:
     """Train a classifier, and record the whole run in MLflow and in its local folder.
 
     Args:
         config: the run's parameters; None for the defaults.
+        sender: brings the run to MLflow; None starts one. A command starts it before torch is
+            imported, so that both are imported at the same time.
 
     Raises:
         UsageError: a name or an option that does not fit; nothing was recorded.
         ImgclfError: the data cannot be used, or training failed; the run ends as FAILED.
     """
-    config = config or TrainConfig()
+    with sender or Sender() as started:
+        return _train(config or TrainConfig(), started)
+
+
+def _train(config: TrainConfig, sender: Sender) -> TrainResult:
     overrides = config.overridden()
     compute = choose_compute(config)
     started = time.perf_counter()
@@ -94,7 +103,7 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     print_start(config, compute, dataset, split, scan, num_parameters(model))
     identity = create_identity(Path(config.runs_dir), "train", config.run_name, config.experiment)
     folder = Path(identity.folder)
-    tracker = Tracker(identity, folder)
+    tracker = Tracker(identity, folder, sender)
     try:
         run = Run(config, overrides, compute, dataset, split, scan, tracker, folder)
         record_inputs(run, model)
@@ -112,6 +121,7 @@ def train(config: TrainConfig | None = None) -> TrainResult:
         run_id=identity.run_id,
         mlflow_run_id=tracker.mlflow_run_id,
         url=tracker.url,
+        tracking_uri=tracker.tracking_uri,
         folder=folder,
         best_epoch=selection.best_epoch,
         metrics=metrics | run.timings,
@@ -192,6 +202,7 @@ def _fit(run: Run, model: ImageClassifier, augmentation: Augmentation) -> tuple[
     val_images = SelectedImages(dataset, split.val)
     test_images = SelectedImages(dataset, split.test) if config.track_test else None
     _record_samples(run, next(loader.epoch(1))[0])
+    run.tracker.wait_until_open()
     epoch_start = time.perf_counter()
     with TrainingDisplay(config.epochs, loader.steps_per_epoch) as display:
         for event in train_epochs(state, loader, config, run.compute):

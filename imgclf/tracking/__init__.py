@@ -11,3 +11,5 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 
 # How the address of a model in MLflow begins.
 MODEL_SCHEMES = ("models:/", "runs:/")
+# How the address of a tracking server begins; others are databases.
+SERVER_SCHEMES = ("http://", "https://")

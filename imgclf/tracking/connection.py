@@ -3,8 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from urllib.parse import unquote
 
 import mlflow
 from mlflow import MlflowClient
@@ -13,6 +11,7 @@ from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from imgclf.errors import ImgclfError
+from imgclf.tracking import SERVER_SCHEMES
 from imgclf.tracking.identity import adopted_run
 
 REFUSED_HINT = (
@@ -27,6 +26,17 @@ _TEMPORARY = {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEED
 def connect() -> MlflowClient:
     """Return a client of the store that MLFLOW_TRACKING_URI names, or of ``./mlflow.db``."""
     return MlflowClient()
+
+
+def tracking_uri() -> str:
+    """Return the address of the store that `connect` connects to."""
+    return mlflow.get_tracking_uri()
+
+
+def import_store() -> None:
+    """Import now what the first call to a database would import, which takes seconds."""
+    if not tracking_uri().startswith(SERVER_SCHEMES):
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 
 def is_temporary(error: Exception) -> bool:
@@ -54,7 +64,7 @@ def readable_errors() -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
         raise ImgclfError(
-            f"The MLflow store at {mlflow.get_tracking_uri()} failed: {describe(error)}",
+            f"The MLflow store at {tracking_uri()} failed: {describe(error)}",
             REFUSED_HINT,
         ) from error
 
@@ -92,23 +102,3 @@ def find_or_create_experiment(client: MlflowClient, name: str) -> str:
         if found is None:
             raise error
         return found
-
-
-def run_url(experiment_id: str, run_id: str) -> str:
-    """Return the address of a run's page; for a local store, where ``mlflow ui`` will show it."""
-    uri = mlflow.get_tracking_uri()
-    host = uri.rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
-    # Without its argument the UI opens with its pages for language models.
-    page = f"experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
-    return f"{host}/#/{page}"
-
-
-def ui_arguments() -> list[str] | None:
-    """Return mlflow's arguments that show the runs; None where a server shows them already."""
-    uri = mlflow.get_tracking_uri()
-    if uri.startswith(("http://", "https://")):
-        return None
-    database = Path(unquote(uri.removeprefix("sqlite:///")))
-    if uri.startswith("sqlite:///") and database.resolve() == Path("mlflow.db").resolve():
-        return ["ui"]
-    return ["ui", "--backend-store-uri", uri]

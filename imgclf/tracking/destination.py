@@ -15,10 +15,11 @@ from imgclf.tracking.connection import (
     describe,
     find_or_create_experiment,
     is_temporary,
-    run_url,
+    tracking_uri,
 )
 from imgclf.tracking.identity import KIND_TAG, RUN_ID_TAG, RunIdentity
 from imgclf.tracking.journal import Record
+from imgclf.tracking.user_interface import run_url
 
 # MLflow's own limits.
 _LONGEST_PARAMETER = 6000
@@ -84,7 +85,7 @@ class Destination:
         else:
             run = self._find_own() or self._create(tags, record.time_ms)
         self.mlflow_run_id = run.info.run_id
-        self.url = run_url(run.info.experiment_id, run.info.run_id)
+        self.url = run_url(tracking_uri(), run.info.experiment_id, run.info.run_id)
 
     def _adopt(self, tags: dict[str, str]) -> Run:
         run = self._client.get_run(self._identity.adopted)

@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
+
+from imgclf.training.uncompiled import AdamW, uncompiled
 
 # The quintic's coefficients and the number of iterations are those of Jordan et al.; singular
 # values come out between about 0.7 and 1.2, which is orthogonal enough.
@@ -13,6 +15,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 
 
+@uncompiled
 class Muon(Optimizer):
     """Muon for convolution filters, AdamW for all else, under one learning rate.
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from imgclf.config import TrainConfig
 from imgclf.training.muon import Muon
+from imgclf.training.uncompiled import SGD, Adam, AdamW
 
 
 def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:

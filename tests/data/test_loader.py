@@ -117,6 +117,21 @@ def test_batches_hold_the_epochs_augmented_pixels() -> None:
         assert batch.images.shape[1:] == (6, 6, 3)
 
 
+def test_more_images_than_are_brought_to_the_device_at_a_time_keep_their_places() -> None:
+    number = 2 * loader_module._IMAGES_AT_A_TIME + 3
+    chosen = np.random.default_rng(0).permutation(number)[: number - 5]
+    labels = np.arange(number, dtype=np.int64)
+    config = TrainConfig(batch_size=1000)
+    # Of each padded image the centre is taken: the border is cut off again.
+    augmentation = Augmentation(1, 2, random_crop=False, crop_padding=1, horizontal_flip=False)
+    images = numbered(number)
+    loader = TrainLoader(images, chosen, labels, number, augmentation, config, CPU, resident=True)
+    batches = batches_of(loader, 1)
+    for batch in batches:
+        assert positions_of(batch.images) == batch.labels.tolist()
+    assert sorted(torch.cat([batch.labels for batch in batches]).tolist()) == sorted(chosen)
+
+
 @pytest.mark.parametrize("mixing", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 2.0}])
 def test_batches_hold_the_probabilities_of_mixed_images(mixing: dict[str, Any]) -> None:
     """Images of one value, 40 times their label: what is seen of a class is in the targets."""

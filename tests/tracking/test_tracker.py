@@ -152,10 +152,13 @@ def test_what_several_threads_say_at_once_is_kept_in_one_order_and_arrives(workp
 
 
 def test_a_wrong_tracking_address_ends_the_run_with_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("imgclf.tracking.tracker.OPENING_SECONDS", 300.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://somewhere")
     with pytest.raises(ImgclfError, match="nonsense") as caught:
         imgclf.train(TrainConfig(epochs=1, runs_dir=str(tmp_path)))
     assert "MLFLOW_TRACKING_URI" in caught.value.hint
+    (journal,) = tmp_path.glob("*/journal.jsonl")
+    assert "train/loss" not in journal.read_text(), "no epoch was trained for nothing"
 
 
 def test_what_could_not_be_sent_is_said_and_kept(tracking_uri, tmp_path, monkeypatch):

@@ -28,6 +28,46 @@ def test_decay_is_for_filters_and_matrices_only(name: str) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "reference", "options"),
+    [
+        ("adam", torch.optim.Adam, {}),
+        ("adamw", torch.optim.AdamW, {}),
+        ("sgd", torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    ],
+)
+def test_steps_are_those_of_torchs_own_optimizers(name, reference, options) -> None:
+    ours, theirs = (nn.Linear(5, 3) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    config = TrainConfig(optimizer=name, learning_rate=0.1, weight_decay=0.3)
+    groups = [
+        {"params": [theirs.weight], "weight_decay": 0.3},
+        {"params": [theirs.bias], "weight_decay": 0.0},
+    ]
+    pairs = (create_optimizer(ours, config), ours), (reference(groups, lr=0.1, **options), theirs)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        images = torch.randn(4, 5, generator=generator)
+        for optimizer, model in pairs:
+            optimizer.zero_grad()
+            model(images).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight)
+    torch.testing.assert_close(ours.bias, theirs.bias)
+    states = [optimizer.state_dict()["state"] for optimizer, _ in pairs]
+    torch.testing.assert_close(states[0], states[1])
+
+
+def test_an_optimizer_goes_on_where_another_one_was_saved() -> None:
+    model = nn.Linear(3, 2)
+    first = create_optimizer(model, TrainConfig())
+    model(torch.ones(4, 3)).square().sum().backward()
+    first.step()
+    second = create_optimizer(model, TrainConfig())
+    second.load_state_dict(first.state_dict())
+    torch.testing.assert_close(second.state_dict(), first.state_dict())
+
+
 def test_frozen_weights_are_not_optimised() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     model[0].requires_grad_(False)

@@ -1,0 +1,145 @@
+"""What an image costs in 10,000, in 100,000 and in 1,000,000: time and memory.
+
+Run:   python benchmarks/cost_by_size.py [--size 10000 …] [--images 200000]
+Cost:  about ten minutes, 8 GiB of memory and 3 GB of disk for the three sizes.
+
+Colour images of 32x32 pixels, of random content. "resident" has them in memory; "mapped" in a file,
+as the decoded images of a folder are, with batches gathered ahead of the step. Each row is a fresh
+process that computes with one thread. "preparation" is what a run does with all images before its
+first step: digests, split, scan, normalisation, the loader. "epoch" draws an epoch's order and
+augmentation. "steps" are those of imgclf's training loop with a linear classifier, batches of 64,
+random crops and flips; so many images are trained on, in as many epochs as that takes. "validation"
+is the classifier on a tenth of the images.
+
+"own memory" is the highest that belongs to the process alone; mapped pages are beside it: the
+operating system takes them back when it needs them. "resident" is the process's peak, with them.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+from rounds import machine
+from torch import nn
+
+from imgclf.config import TrainConfig
+from imgclf.data.augment import Augmentation
+from imgclf.data.dataset import SelectedImages, from_arrays
+from imgclf.data.loader import TrainLoader
+from imgclf.data.scan import scan_dataset
+from imgclf.data.splits import split_dataset
+from imgclf.evaluation.inference import predict_logits
+from imgclf.models.classifier import ImageClassifier
+from imgclf.pipeline.train import create_model
+from imgclf.training.device import choose_compute
+from imgclf.training.loop import TrainState, train_epochs
+
+_CHUNK = 10_000
+
+
+def _write_images(path: Path, number: int) -> None:
+    generator = np.random.default_rng(0)
+    images = np.lib.format.open_memmap(path, "w+", np.uint8, (number, 32, 32, 3))
+    for start in range(0, number, _CHUNK):
+        images[start : start + _CHUNK] = generator.integers(0, 256, (_CHUNK, 32, 32, 3), np.uint8)
+    images.flush()
+
+
+def _own_mib() -> float:
+    memory = psutil.Process().memory_info()
+    return (memory.rss - memory.shared) / 2**20
+
+
+def _measure(images: NDArray[np.uint8], resident: bool, trained_images: int) -> dict[str, float]:
+    number = len(images)
+    labels = np.random.default_rng(1).integers(0, 10, number)
+    config = TrainConfig(
+        model="small-cnn", norm_layer="batch", crop_padding=4, horizontal_flip=True, epochs=10**6,
+        device="cpu", precision="fp32", threads=1,
+    )  # fmt: skip
+    compute = choose_compute(config)
+    before, start = _own_mib(), time.perf_counter()
+    dataset = from_arrays("random", images, labels, tuple("0123456789"))
+    split = split_dataset(dataset, 0.1, 0.1, 0)
+    scan_dataset(dataset, split)
+    normalized = create_model(config, dataset, split)
+    augmentation = Augmentation.from_config(config, 32, 32)
+    loader = TrainLoader(images, split.train, labels, 10, augmentation, config,
+                         compute.device, resident=resident)  # fmt: skip
+    prepared = time.perf_counter()
+    next(loader.epoch(1))
+    drawn = time.perf_counter()
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    mean, std = (part.flatten().tolist() for part in (normalized.mean, normalized.std))
+    model = ImageClassifier(linear, mean, std)
+    state = TrainState.start(model, config, compute)
+    own = [_own_mib()]
+
+    def stop() -> bool:
+        if state.step % 100 == 0:
+            own.append(_own_mib())
+        return state.step * config.batch_size >= trained_images
+
+    for _ in train_epochs(state, loader, config, compute, stop):
+        pass
+    trained = time.perf_counter()
+    predict_logits(model, SelectedImages(dataset, split.val), compute.device)
+    validated = time.perf_counter()
+    own.append(_own_mib())
+    return {
+        "preparation": (prepared - start) / number,
+        "epoch": (drawn - prepared) / len(split.train),
+        "steps": (trained - drawn) / (state.step * config.batch_size),
+        "validation": (validated - trained) / len(split.val),
+        "own": max(own) - before,
+        "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+@click.command()
+@click.option("--size", "sizes", multiple=True, default=(10_000, 100_000, 1_000_000))
+@click.option("--images", "trained_images", default=200_000, help="Images to train on in a row.")
+@click.option("--measure", type=(str, click.Path(path_type=Path)), hidden=True)
+def main(sizes: tuple[int, ...], trained_images: int, measure: tuple[str, Path] | None) -> None:
+    """Measure every size in both ways and print a table."""
+    if measure is not None:
+        way, path = measure
+        images = np.load(path, mmap_mode=None if way == "resident" else "r")
+        print(json.dumps(_measure(images, way == "resident", trained_images)))
+        return
+    print(
+        "| images | way | preparation, µs an image | epoch | steps | validation | images/s in steps"
+        " | own memory, MiB | resident, MiB | pixels, MiB |\n" + "|---" * 10 + "|"
+    )
+    for number in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "images.npy"
+            _write_images(path, number)
+            for way in ("resident", "mapped"):
+                command = [sys.executable, __file__, "--images", str(trained_images)]
+                measured = subprocess.run(
+                    [*command, "--measure", way, str(path)], check=True, stdout=subprocess.PIPE
+                )
+                row = json.loads(measured.stdout)
+                times = " | ".join(
+                    f"{1e6 * row[name]:.1f}"
+                    for name in ("preparation", "epoch", "steps", "validation")
+                )
+                print(
+                    f"| {number:,} | {way} | {times} | {1 / row['steps']:,.0f} | {row['own']:,.0f}"
+                    f" | {row['resident']:,.0f} | {number * 3072 / 2**20:,.0f} |",
+                    flush=True,
+                )
+    print(f"\n{machine()}; one thread")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""From the command to the first training step, beside the import of torch and mlflow.
+
+Run:   python benchmarks/start_up.py [--dataset digits] [--data-dir FOLDER] [--repeats 5]
+Cost:  about three minutes on two CPU cores.
+
+"command" is `python -m imgclf train` in a fresh process, from its start to the moment at which the
+first epoch begins: the run's journal tells when the epoch had ended and how long it took. By then
+the data is loaded, the first batch is drawn, and MLflow has opened the run in a SQLite database
+that is there already. "import" is `python -c "import torch, mlflow"`. Both take turns, files in the
+cache of the operating system.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+from rounds import machine
+
+
+def _seconds_to_import() -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import torch, mlflow"], check=True)
+    return time.perf_counter() - start
+
+
+def _seconds_to_first_step(runs: Path, options: list[str]) -> float:
+    arguments = ["train", "--epochs", "1", "--runs-dir", str(runs), *options]
+    start = time.time()
+    command = [sys.executable, "-m", "imgclf", *arguments]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (journal,) = runs.glob("*/journal.jsonl")
+    records = map(json.loads, journal.read_text(encoding="utf-8").splitlines())
+    metrics = [record for record in records if record["kind"] == "metrics"]
+    ended = next(record for record in metrics if "epoch_seconds" in record["content"]["values"])
+    return ended["time_ms"] / 1000 - ended["content"]["values"]["epoch_seconds"] - start
+
+
+@click.command()
+@click.option("--dataset", default="digits", help="As `imgclf train` takes it.")
+@click.option("--data-dir", default="", help="As `imgclf train` takes it.")
+@click.option("--repeats", default=5, help="Starts of each kind.")
+def main(dataset: str, data_dir: str, repeats: int) -> None:
+    """Time the starts and print a table."""
+    options = ["--dataset", dataset, *(["--data-dir", data_dir] if data_dir else [])]
+    imports, starts = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        for number in range(repeats + 1):
+            imported = _seconds_to_import()
+            started = _seconds_to_first_step(Path(folder) / str(number), options)
+            if number:  # the first round fills the caches and creates the database
+                imports.append(imported)
+                starts.append(started)
+    ratios = np.array(starts) / np.array(imports)
+    print("| data set | import, s | command, s | command over import, median (lowest to highest) |")
+    print("|---|---|---|---|")
+    print(
+        f"| {dataset} | {np.median(imports):.1f} | {np.median(starts):.1f} |"
+        f" {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}) |"
+    )
+    print(f"\n{machine()}; {repeats} rounds")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""What tracking takes from a training run: the same run with and without.
+
+Run:   python benchmarks/tracking_cost.py [--data-dir FOLDER] [--epochs 8] [--repeats 5]
+Cost:  about twelve minutes on two CPU cores.
+
+Both ways are `imgclf.train` with the recipe mnist-cnn on the real MNIST, in one process. "with" is
+as it comes: a journal flushed to the disk, metrics of the machine, and MLflow with an SQLite
+database. "without" has a tracker that does nothing, and starts no process for MLflow. They take
+turns, and every second round turns their order round.
+
+"epochs" is from the first step to the last epoch's record, validation and the calls of the tracker
+included. "before and after" is all the rest: reading the data, opening the run, testing, pictures
+and tables (both ways write them), and sending what is not sent yet.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import click
+import numpy as np
+from rounds import machine
+
+from imgclf import TrainConfig
+from imgclf.pipeline import train as pipeline
+from imgclf.tracking.tracker import Tracker
+
+
+class _Clock:
+    """Sees when a run's epochs begin and end."""
+
+    def __init__(self) -> None:
+        self.begun = self.ended = 0.0
+
+    def begin(self) -> None:
+        self.begun = time.perf_counter()
+
+    def end(self, values: Mapping[str, float]) -> None:
+        if "epoch_seconds" in values:
+            self.ended = time.perf_counter()
+
+
+def _with(clock: _Clock) -> type[Tracker]:
+    class Timed(Tracker):
+        def wait_until_open(self) -> None:
+            super().wait_until_open()
+            clock.begin()
+
+        def metrics(self, values: Mapping[str, float], *args: Any, **options: Any) -> None:
+            super().metrics(values, *args, **options)
+            clock.end(values)
+
+    return Timed
+
+
+def _without(clock: _Clock) -> type[Any]:
+    class Silent:
+        mlflow_run_id = url = None
+        tracking_uri = ""
+
+        def __init__(self, *_: Any) -> None: ...
+
+        def _nothing(self, *_: Any) -> None: ...
+
+        parameters = tags = dataset = artifact = check = _nothing
+
+        def wait_until_open(self) -> None:
+            clock.begin()
+
+        def metrics(self, values: Mapping[str, float], *_: Any, **__: Any) -> None:
+            clock.end(values)
+
+        def finish(self, _: str) -> list[str]:
+            return []
+
+    return Silent
+
+
+def _seconds(config: TrainConfig, tracked: bool) -> tuple[float, float]:
+    """Train; return the seconds of the epochs and of all the rest."""
+    clock = _Clock()
+    tracker = _with(clock) if tracked else _without(clock)
+    sender: Any = None if tracked else nullcontext()
+    start = time.perf_counter()
+    with patch.object(pipeline, "Tracker", tracker):
+        result = pipeline.train(config, sender)
+    assert not result.not_sent
+    epochs = clock.ended - clock.begun
+    return epochs, time.perf_counter() - start - epochs
+
+
+@click.command()
+@click.option("--data-dir", default="", help="Folder that holds MNIST, or will.")
+@click.option("--epochs", default=8, help="Epochs of a run; eight take about a minute.")
+@click.option("--threads", default=0, help="CPU threads of the arithmetic; 0: one for each core.")
+@click.option("--repeats", default=5, help="Pairs of runs.")
+def main(data_dir: str, epochs: int, threads: int, repeats: int) -> None:
+    """Train in pairs and print a table."""
+    pairs = []
+    data_dir = str(Path(data_dir).resolve()) if data_dir else ""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        os.chdir(folder)
+        values = {"recipe": "mnist-cnn", "data_dir": data_dir, "runs_dir": f"{folder}/runs"}
+        values |= {"threads": threads}
+        for tracked in (True, False):  # warms up, and creates the database
+            _seconds(TrainConfig.from_dict({**values, "epochs": 1}), tracked)
+        config = TrainConfig.from_dict({**values, "epochs": epochs})
+        for number in range(repeats):
+            order = (True, False) if number % 2 else (False, True)
+            measured = {tracked: _seconds(config, tracked) for tracked in order}
+            pairs.append((measured[True], measured[False]))
+    seconds = np.array(pairs)  # [pair, with or without, part]
+    print("\n| part of a run | with, s | without, s | difference, median (lowest to highest) |")
+    print("|---|---|---|---|")
+    for part, name in enumerate(("epochs", "before and after")):
+        tracked, silent = seconds[:, 0, part], seconds[:, 1, part]
+        difference = tracked - silent
+        percent = 100 * difference / silent
+        print(
+            f"| {name} | {np.median(tracked):.1f} | {np.median(silent):.1f} |"
+            f" {np.median(difference):+.2f} s, {np.median(percent):+.1f}%"
+            f" ({percent.min():+.1f}% to {percent.max():+.1f}%) |"
+        )
+    print(f"\n{machine()}; {repeats} pairs of {epochs} epochs")
+
+
+if __name__ == "__main__":
+    main()
