@@ -1,8 +1,8 @@
 """PyTorch's optimisers without the decorators by which torch imports its compiler.
 
-They tell the compiler to leave a method alone, and import it for that at the first call, which takes
-as long as torch itself; no optimiser is compiled here. The methods below the decorators stay as they
-are.
+They tell the compiler to leave a method alone, and import it for that at the first call, which
+takes as long as torch itself; no optimiser is compiled here. The methods below the decorators stay
+as they are.
 """
 
 import inspect
