@@ -82,6 +82,18 @@ def _recipe(summary: str, description: str, **values: Any) -> Recipe:
 # What the published notebooks leave at their frameworks' defaults: no schedule, no decay.
 _PLAIN = {"schedule": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0, "epochs": 10}
 
+# How the whitened networks are trained: many parameters are said once.
+_SPEED = {
+    "optimizer": "muon",
+    "learning_rate": 0.02,
+    "weight_decay": 0.01,
+    "batch_size": 256,
+    "label_smoothing": 0.1,
+    "horizontal_flip": True,
+    "crop_padding": 2,
+    "dropout": 0.0,
+}
+
 RECIPES = {
     "mnist-cnn": _recipe(
         "MNIST as in the published notebook: Adam, 10 epochs",
@@ -148,6 +160,16 @@ RECIPES = {
         warmup_ratio=0.15,
         label_smoothing=0.1,
         dropout=0.0,
+    ),
+    "fashion-fast": _recipe(
+        "Fashion-MNIST in five epochs: 92% in minutes on a CPU",
+        "A small whitened network, five epochs of Muon with random crops, mirror images and label "
+        "smoothing. Expected: 92% on the test split or more. Cost: about two minutes on two CPU "
+        "cores.",
+        dataset="fashion_mnist",
+        model="speed-cnn-16",
+        epochs=5,
+        **_SPEED,
     ),
 }
 
