@@ -1,6 +1,7 @@
 import copy
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -74,3 +75,15 @@ def test_views_of_larger_images_are_read_rightly() -> None:
     assert not centre.flags.c_contiguous
     logits = predict_logits(model(), centre, CPU)
     np.testing.assert_array_equal(logits, predict_logits(model(), centre.copy(), CPU))
+
+
+def test_memory_does_not_grow_with_the_number_of_images() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32 * 3, 10))
+    classifier = ImageClassifier(network, [110.0, 120.0, 130.0], [50.0, 60.0, 70.0])
+    one = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    predict_logits(classifier, np.broadcast_to(one, (2000, 32, 32, 3)), CPU)
+    before = psutil.Process().memory_info().rss
+    logits = predict_logits(classifier, np.broadcast_to(one, (40_000, 32, 32, 3)), CPU)
+    # As float32, the images would take 491 MB.
+    assert psutil.Process().memory_info().rss - before < 100e6
+    np.testing.assert_allclose(logits, np.broadcast_to(logits[0], (40_000, 10)), rtol=1e-4)
