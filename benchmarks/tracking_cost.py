@@ -17,7 +17,6 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -85,10 +84,9 @@ def _seconds(config: TrainConfig, tracked: bool) -> tuple[float, float]:
     """Train; return the seconds of the epochs and of all the rest."""
     clock = _Clock()
     tracker = _with(clock) if tracked else _without(clock)
-    sender: Any = None if tracked else nullcontext()
     start = time.perf_counter()
     with patch.object(pipeline, "Tracker", tracker):
-        result = pipeline.train(config, sender)
+        result = pipeline.train(config)
     assert not result.not_sent
     epochs = clock.ended - clock.begun
     return epochs, time.perf_counter() - start - epochs

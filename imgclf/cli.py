@@ -47,14 +47,14 @@ def train(save_recipe: str | None, **given: Any) -> None:
     config = TrainConfig.from_dict(values)
     if save_recipe:
         config.save_recipe(Path(save_recipe))
-    from imgclf.tracking.sender import Sender
+    from imgclf.tracking.sender import prepare_sender
 
     try:
         # mlflow is imported by the process that sends, torch meanwhile by this one.
-        with Sender() as sender:
-            from imgclf.pipeline.train import train as run_training
+        prepare_sender()
+        from imgclf.pipeline.train import train as run_training
 
-            result = run_training(config, sender)
+        result = run_training(config)
     except KeyboardInterrupt:
         sys.exit(130)
     from imgclf.summary import print_training

@@ -31,7 +31,6 @@ from imgclf.pipeline.outcome import record_outcome
 from imgclf.pipeline.run import History, Run, end_early
 from imgclf.progress import TrainingDisplay, print_start
 from imgclf.tracking.identity import create_identity
-from imgclf.tracking.sender import Sender
 from imgclf.tracking.tracker import FINISHED, Tracker
 from imgclf.training.device import Compute, choose_compute
 from imgclf.training.loop import EpochEnd, Snapshot, TrainState, train_epochs
@@ -69,23 +68,17 @@ class TrainResult:
     not_sent: tuple[str, ...]
 
 
-def train(config: TrainConfig | None = None, sender: Sender | None = None) -> TrainResult:
+def train(config: TrainConfig | None = None) -> TrainResult:
     """Train a classifier, and record the whole run in MLflow and in its local folder.
 
     Args:
         config: the run's parameters; None for the defaults.
-        sender: brings the run to MLflow; None starts one. A command starts it before torch is
-            imported, so that both are imported at the same time.
 
     Raises:
         UsageError: a name or an option that does not fit; nothing was recorded.
         ImgclfError: the data cannot be used, or training failed; the run ends as FAILED.
     """
-    with sender or Sender() as started:
-        return _train(config or TrainConfig(), started)
-
-
-def _train(config: TrainConfig, sender: Sender) -> TrainResult:
+    config = config or TrainConfig()
     overrides = config.overridden()
     compute = choose_compute(config)
     started = time.perf_counter()
@@ -103,7 +96,7 @@ def _train(config: TrainConfig, sender: Sender) -> TrainResult:
     print_start(config, compute, dataset, split, scan, num_parameters(model))
     identity = create_identity(Path(config.runs_dir), "train", config.run_name, config.experiment)
     folder = Path(identity.folder)
-    tracker = Tracker(identity, folder, sender)
+    tracker = Tracker(identity, folder)
     try:
         run = Run(config, overrides, compute, dataset, split, scan, tracker, folder)
         record_inputs(run, model)

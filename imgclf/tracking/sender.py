@@ -1,9 +1,11 @@
-"""Brings a run's records to MLflow, by a process of its own.
+"""Brings runs' records to MLflow, by a process of its own.
 
 To import mlflow and to open its store takes a core for many seconds, and Python runs one thread at
 a time: in a thread, all that would be taken from the preparation of the data and from training.
+After a run the process is kept for a while, for the next one.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -29,6 +31,7 @@ class Delivery:
         refusal: message and hint, where MLflow will not open the run; empty otherwise.
         problems: what will never be taken, in words.
         failing: why the record at hand has not been taken yet, while the server is away.
+        ended: whether the run's last record was dealt with.
     """
 
     tracking_uri: str = ""
@@ -37,6 +40,7 @@ class Delivery:
     refusal: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     failing: str = ""
+    ended: bool = False
 
     @classmethod
     def from_json(cls, line: bytes) -> Self:
@@ -55,7 +59,7 @@ class Delivery:
 class Sender:
     """A process of `imgclf.tracking.sender_process`; it begins to import mlflow at once.
 
-    It ends with `close`, or with the context.
+    It serves one run after the other, between `take_sender` and `finish`.
 
     Raises:
         ImgclfError: no process can be started.
@@ -65,6 +69,7 @@ class Sender:
         # The packages that this process sees; an empty entry stands for the working folder.
         packages = os.pathsep.join(path or os.getcwd() for path in sys.path)
         module = "imgclf.tracking.sender_process"
+        self._surroundings = _surroundings()
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, json.dumps(sys.argv)],
@@ -85,16 +90,12 @@ class Sender:
         self.delivery = Delivery()
         self._listener.start()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._end()
-
     def send(self, record: Record) -> None:
         """Hand over one record; do not wait until it is sent."""
         assert self._process.stdin is not None
+        if record.kind == "run":
+            self.delivery = replace(Delivery(), tracking_uri=self.delivery.tracking_uri)
+            self._tried.clear()
         # Where the process is gone, `_listen` says so.
         with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(asdict(record)).encode() + b"\n")
@@ -104,25 +105,41 @@ class Sender:
         """Wait, for so long at most, until MLflow has opened the run or failed to."""
         self._tried.wait(seconds)
 
-    def close(self, patience: float) -> list[str]:
-        """Wait until all is sent, or until nothing was taken for so many seconds.
+    def finish(self, patience: float) -> list[str]:
+        """Wait until the run is sent to its end, or until nothing was taken for so many seconds.
 
         Returns:
             what was not sent, in words.
         """
-        self._close_input()
         start = time.monotonic()
         problems: list[str] = []
-        while self._listener.is_alive():
+        while not self.delivery.ended and self._listener.is_alive():
             self._listener.join(timeout=0.05)
             failing_since = self._failing_since
             if failing_since and time.monotonic() - max(start, failing_since) > patience:
                 problems = [f"the tracking server does not answer: {self.delivery.failing}"]
-                self._process.kill()
                 break
+        ended = self.delivery.ended
         problems = [*self.delivery.problems, *problems]
-        self._end()
+        if ended:
+            _keep(self)
+        else:
+            self.stop()
         return problems
+
+    def fits(self) -> bool:
+        """Tell whether the process is there and sees what a new one would see."""
+        return self._process.poll() is None and self._surroundings == _surroundings()
+
+    def stop(self) -> None:
+        """End the process at once."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.kill()
+        with suppress(BrokenPipeError):  # of a record that nobody has read
+            self._process.stdin.close()
+        self._listener.join()
+        self._process.stdout.close()
 
     def _listen(self) -> None:
         """Follow the process until it ends."""
@@ -142,13 +159,50 @@ class Sender:
         self._failing_since = None
         self._tried.set()
 
-    def _close_input(self) -> None:
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # of a record that nobody has read
-            self._process.stdin.close()
 
-    def _end(self) -> None:
-        assert self._process.stdout is not None
-        self._close_input()
-        self._listener.join()
-        self._process.stdout.close()
+def _surroundings() -> tuple[Any, ...]:
+    """Return what a process takes over from this one when it starts."""
+    return dict(os.environ), os.getcwd(), list(sys.path), list(sys.argv)
+
+
+_KEPT_SECONDS = 60.0
+_kept: dict[Sender, threading.Timer] = {}
+_lock = threading.Lock()
+
+
+def prepare_sender() -> None:
+    """Start a process for the next run: it imports mlflow while this one does something else."""
+    _keep(Sender())
+
+
+def take_sender() -> Sender:
+    """Return a process that has been kept, or a new one."""
+    with _lock:
+        found = next((sender for sender in _kept if sender.fits()), None)
+        if found is not None:
+            _kept.pop(found).cancel()
+            return found
+    return Sender()
+
+
+def _keep(sender: Sender) -> None:
+    timer = threading.Timer(_KEPT_SECONDS, _discard, [sender])
+    timer.daemon = True
+    with _lock:
+        _kept[sender] = timer
+    timer.start()
+
+
+def _discard(sender: Sender) -> None:
+    with _lock:
+        timer = _kept.pop(sender, None)
+    if timer is not None:  # else it was taken meanwhile
+        timer.cancel()
+        sender.stop()
+
+
+@atexit.register
+def stop_kept_senders() -> None:
+    """End the processes that wait for a next run; the program's end does so too."""
+    for sender in list(_kept):
+        _discard(sender)

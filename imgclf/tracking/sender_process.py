@@ -1,9 +1,9 @@
 """The process that brings records to MLflow: ``python -m imgclf.tracking.sender_process``.
 
 Its argument is the command line of the process that has started it, as JSON: MLflow records it as
-the run's source. Each line of standard input is a `Record`, the run's first; each line of standard
-output a `Delivery`. It ends when all is sent after its input has ended, or when nobody reads its
-output any more.
+the run's source. Each line of standard input is a `Record`: a run begins with the kind "run" and
+ends with "end", and another may follow. Each line of standard output is a `Delivery`. It ends when
+all is sent after its input has ended, or when nobody reads its output any more.
 """
 
 import json
@@ -83,15 +83,17 @@ class _Delivering:
         from imgclf.tracking.connection import tracking_uri
         from imgclf.tracking.destination import Destination
 
-        self._delivery = replace(self._delivery, tracking_uri=tracking_uri())
         destination = None
         for record in records:
-            if destination is None:
+            if record.kind == "run":
+                self._delivery = Delivery(tracking_uri=tracking_uri())
                 identity = RunIdentity(**record.content["identity"])
                 destination = Destination(identity, Path(identity.folder))
-            self._deliver(destination, record)
-            if self._delivery.refusal:
-                return
+            assert destination is not None, "a run's first record opens it"
+            if not self._delivery.refusal:
+                self._deliver(destination, record)
+            if record.kind == "end":
+                self._tell(ended=True)
 
     def _deliver(self, destination: "Destination", record: Record) -> None:
         from imgclf.tracking.destination import RefusedError, UnreachableError

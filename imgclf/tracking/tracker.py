@@ -13,7 +13,7 @@ from typing import Any
 from imgclf.errors import ImgclfError
 from imgclf.tracking.identity import RunIdentity
 from imgclf.tracking.journal import Journal
-from imgclf.tracking.sender import Sender
+from imgclf.tracking.sender import take_sender
 from imgclf.tracking.system import SystemSampler
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
@@ -30,12 +30,11 @@ class Tracker:
     Args:
         identity: who the run is and where it belongs.
         folder: the run's local folder; artifacts are named by their path in it.
-        sender: one that was started earlier; None starts one.
     """
 
-    def __init__(self, identity: RunIdentity, folder: Path, sender: Sender | None = None) -> None:
+    def __init__(self, identity: RunIdentity, folder: Path) -> None:
         self._journal = Journal(folder / "journal.jsonl")
-        self._sender = sender or Sender()
+        self._sender = take_sender()
         # The journal's order is the order of sending.
         self._order = threading.Lock()
         self._say("run", identity=identity.to_dict())
@@ -104,7 +103,7 @@ class Tracker:
         self._sampler.stop()
         self._say("end", status=status)
         self._journal.close()
-        return self._sender.close(PATIENCE_SECONDS)
+        return self._sender.finish(PATIENCE_SECONDS)
 
     @property
     def mlflow_run_id(self) -> str | None:

@@ -12,22 +12,25 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from imgclf.errors import ImgclfError
+from imgclf.tracking import sender
 from imgclf.tracking.identity import create_identity
-from imgclf.tracking.sender import Delivery, Sender
-from imgclf.tracking.tracker import FINISHED, KILLED, Tracker
+from imgclf.tracking.sender import Delivery, prepare_sender
+from imgclf.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
 
 STARTS_A_SENDER_AND_IS_KILLED = """
 import os, signal
-from imgclf.tracking.sender import Sender
-sender = Sender()
+from imgclf.tracking.sender import prepare_sender
+prepare_sender()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Machines that run tests may be slow."""
+    """Machines that run tests may be slow, and tests before may have left a process."""
     monkeypatch.setattr("imgclf.tracking.tracker.OPENING_SECONDS", 300.0)
+    sender.stop_kept_senders()
 
 
 def senders() -> list[psutil.Process]:
@@ -53,10 +56,64 @@ def test_what_the_process_tells_is_one_line_that_can_be_read_again(changes):
     assert Delivery.from_json(line) == delivery
 
 
-def test_a_process_that_has_nothing_to_send_ends_with_the_context():
-    with Sender():
-        (process,) = senders()
-    assert not process.is_running()
+STARTS_A_SENDER_AND_ENDS = """
+import psutil
+from imgclf.tracking.sender import prepare_sender
+prepare_sender()
+(process,) = psutil.Process().children()
+print(process.pid)
+"""
+
+
+def test_a_process_that_has_nothing_to_send_ends_with_the_program(tmp_path: Path):
+    command = [sys.executable, "-c", STARTS_A_SENDER_AND_ENDS]
+    done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, check=True)
+    assert not psutil.pid_exists(int(done.stdout))
+
+
+def test_runs_share_a_process_while_nothing_changes_for_it(workplace, tmp_path, monkeypatch):
+    sent = []
+    for name in ("first", "second", "other experiment"):
+        if name == "other experiment":
+            monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "other")
+        identity = create_identity(tmp_path, "train", name, "" if "other" in name else "shared")
+        tracker = Tracker(identity, Path(identity.folder))
+        tracker.wait_until_open()
+        processes = {process.pid for process in senders()}
+        tracker.metrics({"train/loss": len(name)}, step=1)
+        assert tracker.finish(FINISHED) == []
+        sent.append((processes, MlflowClient().get_run(tracker.mlflow_run_id or "")))
+    (first, run), (second, again), (third, other) = sent
+    assert first == second < third
+    for name, found in (("first", run), ("second", again), ("other experiment", other)):
+        assert found.info.run_name == name
+        assert found.info.status == "FINISHED"
+        assert found.data.metrics["train/loss"] == len(name)
+    assert run.info.experiment_id == again.info.experiment_id != other.info.experiment_id
+
+
+def test_a_kept_process_ends_after_a_while(workplace, tmp_path, monkeypatch):
+    monkeypatch.setattr("imgclf.tracking.sender._KEPT_SECONDS", 0.1)
+    prepare_sender()
+    (process,) = senders()
+    process.wait(timeout=60)
+
+
+def test_a_run_after_a_refused_one_is_sent_by_the_same_process(workplace, tmp_path):
+    """MLflow opens no run in an experiment that was deleted."""
+    client = MlflowClient()
+    client.delete_experiment(client.create_experiment("deleted"))
+    refused = create_identity(tmp_path, "train", "", "deleted")
+    tracker = Tracker(refused, Path(refused.folder))
+    with pytest.raises(ImgclfError, match="MLflow refused the run"):
+        tracker.wait_until_open()
+    assert tracker.finish(FAILED) != []
+    processes = senders()
+    taken = create_identity(tmp_path, "train", "", "not deleted")
+    tracker = Tracker(taken, Path(taken.folder))
+    tracker.wait_until_open()
+    assert senders() == processes
+    assert tracker.finish(FINISHED) == []
 
 
 def test_the_process_ends_when_the_one_that_started_it_is_killed(tmp_path: Path):
@@ -79,7 +136,6 @@ def test_a_signal_to_all_processes_of_a_job_does_not_silence_the_run(workplace, 
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(process.pid, number)
     assert tracker.finish(KILLED) == []
-    assert not process.is_running()
     assert MlflowClient().get_run(tracker.mlflow_run_id or "").info.status == "KILLED"
 
 
