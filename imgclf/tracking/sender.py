@@ -162,10 +162,13 @@ class Sender:
 
 def _surroundings() -> tuple[Any, ...]:
     """Return what a process takes over from this one when it starts."""
-    return dict(os.environ), os.getcwd(), list(sys.path), list(sys.argv)
+    variables = {name: value for name, value in os.environ.items() if name != _NAME_OF_THE_TEST}
+    return variables, os.getcwd(), list(sys.path), list(sys.argv)
 
 
 _KEPT_SECONDS = 60.0
+# Set by pytest, other for each test; it says nothing to MLflow.
+_NAME_OF_THE_TEST = "PYTEST_CURRENT_TEST"
 _kept: dict[Sender, threading.Timer] = {}
 _lock = threading.Lock()
 

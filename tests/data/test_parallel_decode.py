@@ -24,8 +24,9 @@ ENOUGH = 100
 
 # Like a person's script: no guard around what it does.
 SCRIPT = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins without it
 from imgclf.card import Preprocessing
 from imgclf.data import parallel_decode
 
