@@ -59,7 +59,7 @@ def main(data_dir: Path, names: tuple[str, ...], seeds: int, first_seed: int, ci
             for seed in range(first_seed, first_seed + seeds):
                 notebook = seconds_of_ten_epochs(compute.device)
                 result = train(TrainConfig.from_dict({**values, "seed": seed}))
-                took = sum(result.metrics[f"time/{part}_seconds"] for part in ("data", "train"))
+                took = sum(result.timings[f"time/{part}_seconds"] for part in ("data", "train"))
                 accuracies.append(100 * result.metrics["test/accuracy"])
                 seconds.append(took)
                 notebooks.append(notebook)

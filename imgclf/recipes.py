@@ -145,8 +145,8 @@ RECIPES = {
         "MNIST in one epoch: 99% in seconds on a CPU",
         "A small network, one epoch of Adam on all 60,000 training images with a one-cycle "
         "learning rate and label smoothing; no validation, nothing selected. Tuned on a "
-        "validation split. Expected: 99.0% on the test split or more. Cost: about 10 seconds on "
-        "two CPU cores.",
+        "validation split, where it gives 99.0% after an epoch over 54,000 images (3 seeds). Cost: "
+        "about 10 seconds on two CPU cores.",
         dataset="mnist",
         model="fast-cnn",
         val_fraction=0.0,
@@ -164,8 +164,8 @@ RECIPES = {
     "fashion-fast": _recipe(
         "Fashion-MNIST in five epochs: 92% in minutes on a CPU",
         "A small whitened network, five epochs of Muon with random crops, mirror images and label "
-        "smoothing. Expected: 92% on the test split or more. Cost: about two minutes on two CPU "
-        "cores.",
+        "smoothing. Tuned on a validation split, where three epochs give 92.1% (one seed). Cost: "
+        "about two and a half minutes on two CPU cores.",
         dataset="fashion_mnist",
         model="speed-cnn-16",
         epochs=5,

@@ -18,10 +18,11 @@ class WhiteningConvolution(nn.Conv2d):
     Args:
         channels: of the images.
         kernel_size: height and width of the patches, in pixels.
+        stride: from one patch to the next, in pixels.
     """
 
-    def __init__(self, channels: int, kernel_size: int) -> None:
-        super().__init__(channels, 2 * channels * kernel_size**2, kernel_size)
+    def __init__(self, channels: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__(channels, 2 * channels * kernel_size**2, kernel_size, stride)
         self.weight.requires_grad_(False)
 
     @torch.no_grad()

@@ -53,8 +53,8 @@ class TrainResult:
         tracking_uri: of the store that the run was sent to.
         folder: the run's local files.
         best_epoch: whose weights were kept.
-        metrics: of these weights, such as ``test/accuracy`` and ``best/val_accuracy``, and the
-            run's timings.
+        metrics: of these weights, such as ``test/accuracy`` and ``best/val_accuracy``.
+        timings: seconds of each stage, such as ``time/train_seconds``.
         not_sent: what MLflow did not take, in words; empty where it holds the whole run.
     """
 
@@ -65,6 +65,7 @@ class TrainResult:
     folder: Path
     best_epoch: int
     metrics: dict[str, float]
+    timings: dict[str, float]
     not_sent: tuple[str, ...]
 
 
@@ -117,7 +118,8 @@ def train(config: TrainConfig | None = None) -> TrainResult:
         tracking_uri=tracker.tracking_uri,
         folder=folder,
         best_epoch=selection.best_epoch,
-        metrics=metrics | run.timings,
+        metrics=metrics,
+        timings=run.timings,
         not_sent=not_sent,
     )
 

@@ -20,6 +20,10 @@ from typing import Any, Self
 from imgclf.errors import ImgclfError
 from imgclf.tracking.journal import Record
 
+_KEPT_SECONDS = 60.0
+# Set by pytest, other for each test; it says nothing to MLflow.
+_NAME_OF_THE_TEST = "PYTEST_CURRENT_TEST"
+
 
 @dataclass(frozen=True)
 class Delivery:
@@ -166,9 +170,6 @@ def _surroundings() -> tuple[Any, ...]:
     return variables, os.getcwd(), list(sys.path), list(sys.argv)
 
 
-_KEPT_SECONDS = 60.0
-# Set by pytest, other for each test; it says nothing to MLflow.
-_NAME_OF_THE_TEST = "PYTEST_CURRENT_TEST"
 _kept: dict[Sender, threading.Timer] = {}
 _lock = threading.Lock()
 

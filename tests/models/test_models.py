@@ -153,6 +153,18 @@ def test_every_network_can_be_had_with_and_without_batch_normalisation(
     assert 1e-3 < spread < 10  # the signal neither dies nor explodes on its way
 
 
+@pytest.mark.parametrize(
+    ("size", "positions"), [(9, 1), (28, 3), (32, 3), (64, 7), (96, 6), (128, 8), (224, 7)]
+)
+def test_speed_networks_see_large_images_at_a_bounded_resolution(size: int, positions: int) -> None:
+    network = build("speed-cnn-16", InputShape(3, size, size))
+    seen: list[torch.Size] = []
+    pool = next(part for part in network.modules() if isinstance(part, nn.AdaptiveMaxPool2d))
+    pool.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    network(torch.zeros(2, 3, size, size))
+    assert seen == [torch.Size([2, 64, positions, positions])]
+
+
 @pytest.mark.parametrize(("size", "positions"), [(32, 8), (64, 16), (96, 12), (224, 14)])
 def test_resnet_sees_large_images_at_a_bounded_resolution(size: int, positions: int) -> None:
     network = build("resnet20", InputShape(3, size, size))
