@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -115,6 +116,7 @@ class _Worker:
 
     def __init__(self, stored: Preprocessing) -> None:
         self._shape = (stored.height, stored.width, stored.channels)
+        self._ending = threading.Lock()
         # The packages that this process sees; an empty entry stands for the working folder.
         packages = os.pathsep.join(path or os.getcwd() for path in sys.path)
         arguments = ["-P", "-m", "imgclf.data.decode_worker", json.dumps(asdict(stored))]
@@ -139,7 +141,8 @@ class _Worker:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.communicate()  # closes the pipes and waits
+        with self._ending:
+            self._process.communicate()  # closes the pipes and waits
 
     def decode(self, files: Sequence[Path]) -> Batch:
         """Let the process decode files, as `decode_batch` does.
@@ -163,7 +166,8 @@ class _Worker:
         return Batch(pixels, outcomes)
 
     def _ended(self, files: Sequence[Path]) -> ImgclfError:
-        self._process.communicate()  # one that lives ends with its input
+        with self._ending:
+            self._process.communicate()  # one that lives ends with its input
         code = self._process.returncode
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         return ImgclfError(

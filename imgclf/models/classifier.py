@@ -53,7 +53,7 @@ class ImageClassifier(nn.Module):
 
 
 def num_parameters(network: nn.Module) -> int:
-    """Return the number of trained weights."""
+    """Return the number of weights."""
     return sum(weight.numel() for weight in network.parameters())
 
 

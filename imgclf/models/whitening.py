@@ -32,8 +32,8 @@ class WhiteningConvolution(nn.Conv2d):
         Args:
             images: normalised float [n, channels, height, width].
         """
-        size = self.kernel_size[0]
-        patches = images.unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 1, 4, 5)
+        size, step = self.kernel_size[0], self.stride[0]
+        patches = images.unfold(2, size, step).unfold(3, size, step).permute(0, 2, 3, 1, 4, 5)
         patches = patches.reshape(-1, self.weight[0].numel()).double()
         variances, components = torch.linalg.eigh(patches.T.cov(correction=0))
         filters = (components / (variances.clamp(min=0) + _SMALLEST_VARIANCE).sqrt()).T

@@ -21,8 +21,8 @@ from imgclf.errors import ImgclfError
 from imgclf.tracking.journal import Record
 
 _KEPT_SECONDS = 60.0
-# Set by pytest, other for each test; it says nothing to MLflow.
-_NAME_OF_THE_TEST = "PYTEST_CURRENT_TEST"
+# Variables that programs set for themselves while they run; they say nothing to MLflow.
+_NOT_FOR_MLFLOW = ("CUDA", "PYTEST", "TORCH", "TRITON")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,12 @@ class Sender:
         packages = os.pathsep.join(path or os.getcwd() for path in sys.path)
         module = "imgclf.tracking.sender_process"
         self._surroundings = _surroundings()
+        if not sys.executable or getattr(sys, "frozen", False):
+            raise ImgclfError(
+                "Training needs a Python interpreter to start a process for MLflow; this program"
+                " carries Python inside itself.",
+                "Train with 'imgclf train' of an ordinary installation.",
+            )
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, json.dumps(sys.argv)],
@@ -109,74 +115,98 @@ class Sender:
         """Wait, for so long at most, until MLflow has opened the run or failed to."""
         self._tried.wait(seconds)
 
-    def finish(self, patience: float) -> list[str]:
+    def finish(self, patience: float) -> Delivery:
         """Wait until the run is sent to its end, or until nothing was taken for so many seconds.
 
         Returns:
-            what was not sent, in words.
+            how far it came; its problems hold all that was not sent.
         """
         start = time.monotonic()
-        problems: list[str] = []
-        while not self.delivery.ended and self._listener.is_alive():
-            self._listener.join(timeout=0.05)
-            failing_since = self._failing_since
-            if failing_since and time.monotonic() - max(start, failing_since) > patience:
-                problems = [f"the tracking server does not answer: {self.delivery.failing}"]
-                break
-        ended = self.delivery.ended
-        problems = [*self.delivery.problems, *problems]
-        if ended:
-            _keep(self)
+        problems: tuple[str, ...] = ()
+        try:
+            while not self.delivery.ended and self._listener.is_alive():
+                self._listener.join(timeout=0.05)
+                failing_since = self._failing_since
+                if failing_since and time.monotonic() - max(start, failing_since) > patience:
+                    failing = self.delivery.failing
+                    problems = (f"the tracking server does not answer: {failing}",)
+                    break
+        except BaseException:
+            self._close_input()  # it sends what it has, and ends
+            raise
+        delivery = self.delivery
+        problems = (*delivery.problems, *problems)
+        if delivery.ended:
+            _keep(self, _KEPT_SECONDS)
         else:
             self.stop()
-        return problems
+            problems = problems or ("the process that sends to MLflow ended too early",)
+        return replace(delivery, problems=problems)
 
     def fits(self) -> bool:
         """Tell whether the process is there and sees what a new one would see."""
-        return self._process.poll() is None and self._surroundings == _surroundings()
+        works = self._listener.is_alive() and not self.delivery.refusal
+        return works and self._surroundings == _surroundings()
 
     def stop(self) -> None:
         """End the process at once."""
-        assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.kill()
-        with suppress(BrokenPipeError):  # of a record that nobody has read
-            self._process.stdin.close()
+        self._close_input()
         self._listener.join()
         self._process.stdout.close()
 
+    def _close_input(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # of a record that nobody has read
+            self._process.stdin.close()
+
     def _listen(self) -> None:
         """Follow the process until it ends."""
+        try:
+            self._follow()
+        finally:
+            code = self._process.wait()
+            if code:
+                problem = f"the process that sends to MLflow {_how(code)}"
+                self.delivery = replace(self.delivery, problems=(*self.delivery.problems, problem))
+            self._failing_since = None
+            self._tried.set()
+
+    def _follow(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            if not line.endswith(b"\n"):
+                return  # it was killed while it wrote
             self.delivery = delivery = Delivery.from_json(line)
             self._failing_since = (
                 self._failing_since or time.monotonic() if delivery.failing else None
             )
-            if delivery.mlflow_run_id or delivery.refusal or delivery.failing:
+            tried = delivery.mlflow_run_id or delivery.refusal or delivery.failing
+            if tried and not delivery.ended:
                 self._tried.set()
-        code = self._process.wait()
-        if code:
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-            problem = f"the process that sends to MLflow {how}"
-            self.delivery = replace(self.delivery, problems=(*self.delivery.problems, problem))
-        self._failing_since = None
-        self._tried.set()
+
+
+def _how(code: int) -> str:
+    if code > 0:
+        return f"ended with {code}"
+    named = -code in set(signal.Signals)  # real-time signals have no names
+    return f"was ended by {signal.Signals(-code).name if named else f'signal {-code}'}"
 
 
 def _surroundings() -> tuple[Any, ...]:
     """Return what a process takes over from this one when it starts."""
-    variables = {name: value for name, value in os.environ.items() if name != _NAME_OF_THE_TEST}
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_FOR_MLFLOW)}
     return variables, os.getcwd(), list(sys.path), list(sys.argv)
 
 
-_kept: dict[Sender, threading.Timer] = {}
+_kept: dict[Sender, threading.Timer | None] = {}
 _lock = threading.Lock()
 
 
 def prepare_sender() -> None:
     """Start a process for the next run: it imports mlflow while this one does something else."""
-    _keep(Sender())
+    _keep(Sender(), None)  # for as long as it takes to read the data
 
 
 def take_sender() -> Sender:
@@ -184,25 +214,29 @@ def take_sender() -> Sender:
     with _lock:
         found = next((sender for sender in _kept if sender.fits()), None)
         if found is not None:
-            _kept.pop(found).cancel()
+            if timer := _kept.pop(found):
+                timer.cancel()
             return found
     return Sender()
 
 
-def _keep(sender: Sender) -> None:
-    timer = threading.Timer(_KEPT_SECONDS, _discard, [sender])
-    timer.daemon = True
+def _keep(sender: Sender, seconds: float | None) -> None:
+    timer = threading.Timer(seconds, _discard, [sender]) if seconds else None
     with _lock:
         _kept[sender] = timer
-    timer.start()
+    if timer:
+        timer.daemon = True
+        timer.start()
 
 
 def _discard(sender: Sender) -> None:
     with _lock:
-        timer = _kept.pop(sender, None)
-    if timer is not None:  # else it was taken meanwhile
+        if sender not in _kept:
+            return  # it was taken meanwhile
+        timer = _kept.pop(sender)
+    if timer:
         timer.cancel()
-        sender.stop()
+    sender.stop()
 
 
 @atexit.register

@@ -30,7 +30,7 @@ _LONGEST_RETRY_SECONDS = 30.0
 
 
 def main() -> None:
-    """Deliver until the run or the input ends."""
+    """Deliver run after run until the input ends."""
     # Who ends the run tells of it through here; a batch system signals all processes of a job.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -49,6 +49,8 @@ def main() -> None:
         pass  # who has started this is gone; `Destination` wraps all errors of its own
     except Exception as error:  # noqa: BLE001 - a broken installation raises what it likes
         delivering.fail(error)
+        # At an ordinary end Python would wait for the thread that reads, and give up with an abort.
+        os._exit(1)
 
 
 class _Records:
@@ -64,12 +66,14 @@ class _Records:
 
     def _read(self) -> None:
         lines = 0
-        for line in sys.stdin.buffer:
-            lines += 1
-            self._queue.put(Record(**json.loads(line)))
-        if not lines:
-            os._exit(0)  # there is no run: mlflow need not be imported to its end
-        self._queue.put(None)
+        try:
+            for line in sys.stdin.buffer:
+                lines += 1
+                self._queue.put(Record(**json.loads(line)))
+            if not lines:
+                os._exit(0)  # there is no run: mlflow need not be imported to its end
+        finally:
+            self._queue.put(None)
 
 
 class _Delivering:

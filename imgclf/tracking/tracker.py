@@ -1,6 +1,6 @@
 """What the training half says of a run: first into its journal, then to MLflow in the background.
 
-Training never waits for the tracking server. A process imports mlflow, opens the run and sends the
+A process imports mlflow, opens the run and sends the
 journal's records in order; `Tracker.wait_until_open` and `Tracker.finish` wait for it, but for a
 bounded time. A thread adds what the machine is doing meanwhile.
 """
@@ -13,7 +13,7 @@ from typing import Any
 from imgclf.errors import ImgclfError
 from imgclf.tracking.identity import RunIdentity
 from imgclf.tracking.journal import Journal
-from imgclf.tracking.sender import take_sender
+from imgclf.tracking.sender import Delivery, take_sender
 from imgclf.tracking.system import SystemSampler
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
@@ -35,6 +35,7 @@ class Tracker:
     def __init__(self, identity: RunIdentity, folder: Path) -> None:
         self._journal = Journal(folder / "journal.jsonl")
         self._sender = take_sender()
+        self._final: Delivery | None = None
         # The journal's order is the order of sending.
         self._order = threading.Lock()
         self._say("run", identity=identity.to_dict())
@@ -91,7 +92,7 @@ class Tracker:
 
     def check(self) -> None:
         """Raise `ImgclfError` if MLflow refused the run itself; do not wait."""
-        if refusal := self._sender.delivery.refusal:
+        if refusal := self._delivery.refusal:
             raise ImgclfError(*refusal)
 
     def finish(self, status: str) -> list[str]:
@@ -103,22 +104,28 @@ class Tracker:
         self._sampler.stop()
         self._say("end", status=status)
         self._journal.close()
-        return self._sender.finish(PATIENCE_SECONDS)
+        self._final = self._sender.finish(PATIENCE_SECONDS)
+        return list(self._final.problems)
 
     @property
     def mlflow_run_id(self) -> str | None:
         """MLflow's id of the run, once there is one."""
-        return self._sender.delivery.mlflow_run_id
+        return self._delivery.mlflow_run_id
 
     @property
     def url(self) -> str | None:
         """Where to look at the run, once it is known."""
-        return self._sender.delivery.url
+        return self._delivery.url
 
     @property
     def tracking_uri(self) -> str:
         """The store's address; empty until mlflow was imported."""
-        return self._sender.delivery.tracking_uri
+        return self._delivery.tracking_uri
+
+    @property
+    def _delivery(self) -> Delivery:
+        # After its end, the sender may serve another run.
+        return self._final or self._sender.delivery
 
     def _say(self, kind: str, **content: Any) -> None:
         with self._order:

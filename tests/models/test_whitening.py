@@ -3,16 +3,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch.nn.functional import conv2d
 
+from imgclf.config import TrainConfig
+from imgclf.data.dataset import from_arrays
+from imgclf.data.splits import split_dataset
 from imgclf.models.whitening import WhiteningConvolution
+from imgclf.pipeline.train import create_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def digits(count: int = 500) -> torch.Tensor:
-    from sklearn.datasets import load_digits
-
     bunch: Any = load_digits()
     images = torch.from_numpy(bunch.images[:count]).float()[:, None]
     return (images - images.mean()) / images.std()
@@ -37,6 +40,20 @@ def test_components_that_do_not_vary_are_not_blown_up() -> None:
     layer.fit(images)
     assert layer.weight.isfinite().all()
     assert layer.weight.flatten(1).norm(dim=1).max() < 5e-4**-0.5 + 0.1
+
+
+def test_training_begins_with_filters_that_whiten_the_training_images() -> None:
+    bunch: Any = load_digits()
+    images = np.kron(bunch.images * 15, np.ones((2, 2))).astype(np.uint8)[..., None]
+    dataset = from_arrays("large digits", images, bunch.target, tuple("0123456789"))
+    split = split_dataset(dataset, 0.1, 0.2, seed=0)
+    config = TrainConfig(model="speed-cnn-16", norm_layer="batch")
+    model = create_model(config, dataset, split)
+    first = next(part for part in model.modules() if isinstance(part, WhiteningConvolution))
+    pixels = torch.from_numpy(images[split.train]).permute(0, 3, 1, 2).float()
+    outputs = conv2d((pixels - model.mean) / model.std, first.weight)
+    covariance = np.cov(outputs.permute(1, 0, 2, 3).flatten(1).double().numpy()[:4])
+    np.testing.assert_allclose(covariance, np.eye(4), atol=0.05)
 
 
 def test_only_the_bias_is_learned() -> None:

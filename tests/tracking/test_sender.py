@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from imgclf.errors import ImgclfError
 from imgclf.tracking import sender
 from imgclf.tracking.identity import create_identity
-from imgclf.tracking.sender import Delivery, prepare_sender
+from imgclf.tracking.sender import Delivery
 from imgclf.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
 
 STARTS_A_SENDER_AND_IS_KILLED = """
@@ -94,12 +94,14 @@ def test_runs_share_a_process_while_nothing_changes_for_it(workplace, tmp_path, 
 
 def test_a_kept_process_ends_after_a_while(workplace, tmp_path, monkeypatch):
     monkeypatch.setattr("imgclf.tracking.sender._KEPT_SECONDS", 0.1)
-    prepare_sender()
+    identity = create_identity(tmp_path, "train", "", "kept")
+    tracker = Tracker(identity, Path(identity.folder))
     (process,) = senders()
+    assert tracker.finish(FINISHED) == []
     process.wait(timeout=60)
 
 
-def test_a_run_after_a_refused_one_is_sent_by_the_same_process(workplace, tmp_path):
+def test_a_run_after_a_refused_one_is_sent(workplace, tmp_path):
     """MLflow opens no run in an experiment that was deleted."""
     client = MlflowClient()
     client.delete_experiment(client.create_experiment("deleted"))
@@ -108,11 +110,9 @@ def test_a_run_after_a_refused_one_is_sent_by_the_same_process(workplace, tmp_pa
     with pytest.raises(ImgclfError, match="MLflow refused the run"):
         tracker.wait_until_open()
     assert tracker.finish(FAILED) != []
-    processes = senders()
     taken = create_identity(tmp_path, "train", "", "not deleted")
     tracker = Tracker(taken, Path(taken.folder))
     tracker.wait_until_open()
-    assert senders() == processes
     assert tracker.finish(FINISHED) == []
 
 
@@ -165,3 +165,25 @@ def test_the_run_is_open_after_the_wait_and_names_its_program(workplace, tmp_pat
     assert run.data.tags["mlflow.source.name"] == "/somewhere/train.py"
     assert tracker.tracking_uri == f"sqlite:///{workplace}/mlflow.db"
     assert tracker.finish(FINISHED) == []
+
+
+def test_an_installation_of_mlflow_that_is_broken_is_told(tmp_path, monkeypatch):
+    (tmp_path / "mlflow.py").write_text("raise ImportError('half of it is missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    identity = create_identity(tmp_path, "train", "", "")
+    tracker = Tracker(identity, Path(identity.folder))
+    with pytest.raises(ImgclfError, match="MLflow cannot be used: half of it is missing"):
+        tracker.wait_until_open()
+    problems = tracker.finish(FAILED)
+    assert "ImportError: half of it is missing" in problems
+    assert not any("SIG" in problem for problem in problems)
+
+
+def test_a_sender_that_ends_without_a_word_has_not_sent_the_run(workplace, tmp_path, monkeypatch):
+    """A program may end a process in ways that leave no code."""
+    ends = "import sys\nsys.stdin.readline()\n"
+    started = subprocess.Popen([sys.executable, "-c", ends], stdin=-1, stdout=-1)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: started)
+    identity = create_identity(tmp_path, "train", "", "")
+    tracker = Tracker(identity, Path(identity.folder))
+    assert tracker.finish(FINISHED) == ["the process that sends to MLflow ended too early"]
