@@ -9,42 +9,22 @@ notebook's way converts and normalises one Pillow image after the other (torchvi
 Normalize behind a DataLoader). The ways take turns, so that a machine that slows down slows all.
 """
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import click
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
+from notebook import train_epoch
 from rounds import machine, print_ratios, take_turns
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import Compose, Normalize, ToTensor
 
 from imgclf.card import Preprocessing
 from imgclf.config import TrainConfig
 from imgclf.data.augment import Augmentation
 from imgclf.data.loader import TrainLoader
-from imgclf.models import InputShape, NetworkSettings, create_classifier, create_network
+from imgclf.models import create_classifier
 from imgclf.training.device import choose_compute
 from imgclf.training.loop import TrainState, train_epochs
-
-
-class _PillowImages(Dataset[Any]):
-    """As torchvision's MNIST: an array behind, a Pillow image in front."""
-
-    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
-        self._images, self._labels = images, labels
-        self._transform = Compose([ToTensor(), Normalize((0.5,), (0.5,))])
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, index: int) -> Any:
-        image = Image.fromarray(self._images[index, :, :, 0])
-        return self._transform(image), int(self._labels[index])
 
 
 def _classifier(config: TrainConfig) -> nn.Module:
@@ -82,27 +62,14 @@ def main(number: int, repeats: int, device: str) -> None:
             loss.backward()
             state.optimizer.step()
 
-    def notebook(workers: int) -> Callable[[], None]:
-        def run() -> None:
-            settings = NetworkSettings(10, 0.0, "none")
-            network = create_network("mnist-cnn", InputShape(1, 28, 28), settings)
-            network.to(compute.device)
-            optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
-            dataset = _PillowImages(images, labels)
-            for pixels, targets in DataLoader(dataset, 64, shuffle=True, num_workers=workers):
-                loss = cross_entropy(network(pixels.to(compute.device)), targets.to(compute.device))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-
-        return run
-
     bare_name = "bare arithmetic, one resident batch"
     ways = {
         bare_name: bare,
         "imgclf": ours,
-        "notebook, DataLoader": notebook(0),
-        "notebook, DataLoader with 2 workers": notebook(2),
+        "notebook, DataLoader": partial(train_epoch, images, labels, compute.device),
+        "notebook, DataLoader with 2 workers": partial(
+            train_epoch, images, labels, compute.device, 2
+        ),
     }
     print_ratios(take_turns(ways, repeats), bare_name, number)
     print(f"\n{compute.device_name}, {compute.threads} threads; {machine()}; {repeats} rounds")

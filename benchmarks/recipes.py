@@ -14,7 +14,6 @@ stand beside.
 """
 
 import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -33,8 +32,8 @@ PUBLISHED = ("mnist-cnn", "fashion-cnn", "cifar10-cnn")
 @click.option("--cifar10", default="", help="A folder of images instead of CIFAR-10.")
 def main(data_dir: Path, names: tuple[str, ...], seeds: int, first_seed: int, cifar10: str) -> None:
     """Train recipes and print a table."""
-    import torch
     from notebook import seconds_of_ten_epochs
+    from rounds import machine
 
     from imgclf import TrainConfig, train
     from imgclf.pipeline.data import load_and_split
@@ -77,10 +76,7 @@ def main(data_dir: Path, names: tuple[str, ...], seeds: int, first_seed: int, ci
         " epochs | ratio |\n|---|---|---|---|---|---|---|"
     )
     print("\n".join(rows))
-    print(
-        f"\n{compute.device_name}, {compute.threads} threads, {os.cpu_count()} CPU cores, Python"
-        f" {platform.python_version()}, torch {torch.__version__}"
-    )
+    print(f"\n{compute.device_name}, {compute.threads} threads; {machine()}")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,11 @@ class ImageClassifier(nn.Module):
         """
         return self.network(self._normalise(images))
 
+    @property
+    def whitens(self) -> bool:
+        """Whether the network has a whitening convolution."""
+        return any(isinstance(layer, WhiteningConvolution) for layer in self.network.modules())
+
     def fit_whitening(self, images: Tensor) -> None:
         """Compute the filters of whitening convolutions, where the network has any.
 

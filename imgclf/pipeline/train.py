@@ -130,6 +130,8 @@ def create_model(config: TrainConfig, dataset: ImageDataset, split: Split) -> Im
     torch.manual_seed(config.seed)
     size = dataset.preprocessing
     model = create_classifier(config, size, len(dataset.classes), mean, std)
+    if not model.whitens:
+        return model
     count = min(len(split.train), max(1, _WHITENING_PIXELS // (size.height * size.width)))
     spread = np.linspace(0, len(split.train) - 1, count).astype(np.int64)
     model.fit_whitening(torch.from_numpy(dataset.inputs(split.train[spread])))
