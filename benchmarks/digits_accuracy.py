@@ -5,7 +5,6 @@ Cost:  about two minutes on two CPU cores.
 """
 
 import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ SEEDS = range(10)
 
 
 def main() -> None:
-    import torch
+    from rounds import machine
 
     from imgclf import TrainConfig, train
 
@@ -36,8 +35,7 @@ def main() -> None:
         f" seconds a run, median |\n|---|---|---|---|---|---|\n"
         f"| digits | digits-cnn | {len(SEEDS)} | {spread}"
         f" | {accuracy.min():.2f}% | {np.median(seconds):.1f} |\n\n"
-        f"{platform.machine()}, {os.cpu_count()} CPU cores, Python {platform.python_version()},"
-        f" torch {torch.__version__}; a run's time holds training, evaluation and tracking."
+        f"{machine()}; a run's time holds training, evaluation and tracking."
     )
 
 

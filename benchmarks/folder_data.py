@@ -11,8 +11,6 @@ proportional set sizes: a page that several of them hold counts once.
 """
 
 import multiprocessing
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from multiprocessing.connection import Connection
 import click
 import psutil
 import torch
+from rounds import machine
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose, RandomCrop, RandomHorizontalFlip, ToTensor
@@ -116,10 +115,7 @@ def main(folder: str, epochs: int, workers: int) -> None:
     print("|---" * (epochs + 2) + "|")
     for name, (times, peak) in rows.items():
         print(f"| {name} | {' | '.join(f'{t:.1f}' for t in times)} | {peak / 1e6:,.0f} |")
-    print(
-        f"\n{platform.machine()}, {os.cpu_count()} CPU cores, Python {platform.python_version()},"
-        f" torch {torch.__version__}"
-    )
+    print(f"\n{machine()}")
 
 
 if __name__ == "__main__":

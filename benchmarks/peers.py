@@ -89,11 +89,6 @@ def _imgclf(config: TrainConfig, compute: Compute, num_images: int) -> Way:
     return run
 
 
-def _network(config: TrainConfig, channels: int, size: int) -> nn.Module:
-    settings = NetworkSettings(10, config.dropout, config.norm_layer)
-    return create_network(config.model, InputShape(channels, size, size), settings)
-
-
 def _lightning(network: Callable[[], nn.Module], batches: Iterable[Any], compute: Compute) -> Way:
     accelerator = "gpu" if compute.device.type == "cuda" else compute.device.type
 
@@ -130,11 +125,31 @@ def _data_loader(dataset: Any, workers: int) -> DataLoader[Any]:
     return DataLoader(dataset, 64, True, num_workers=workers, persistent_workers=persistent)
 
 
-def _compare(ways: dict[str, Way], compute: Compute, num_images: int, repeats: int) -> None:
-    print_ratios(take_turns(ways, repeats), "imgclf", num_images)
+def _compare(
+    config: TrainConfig,
+    data: str,
+    images: Any,
+    repeats: int,
+    more: Callable[[Callable[[], nn.Module], Compute], dict[str, Way]] = lambda *_: {},
+) -> None:
+    """Time imgclf, Lightning without and with worker processes, and ``more``; print a table."""
+    compute = choose_compute(config)
+    channels, size = images[0][0].shape[:2]
+
+    def network() -> nn.Module:
+        settings = NetworkSettings(10, config.dropout, config.norm_layer)
+        return create_network(config.model, InputShape(channels, size, size), settings)
+
+    ways = {"imgclf": _imgclf(config, compute, len(images))}
+    for workers in (0, 2):
+        batches = _data_loader(images, workers)
+        name = f"Lightning, torchvision's {data}, {workers} workers"
+        ways[name] = _lightning(network, batches, compute)
+    ways |= more(network, compute)
+    print_ratios(take_turns(ways, repeats), "imgclf", len(images))
     print(
         f"\n{compute.device_name}, {compute.threads} threads; {machine()}, lightning"
-        f" {lightning.__version__}; {repeats} rounds of {num_images:,} images"
+        f" {lightning.__version__}; {repeats} rounds of {len(images):,} images"
     )
 
 
@@ -154,18 +169,9 @@ def mnist(data_dir: Path, num_images: int, threads: int, repeats: int) -> None:
         {"recipe": "mnist-cnn", "norm_layer": "none", "precision": "fp32", "epochs": 1}
         | {"data_dir": str(data_dir), "threads": threads}
     )
-    compute = choose_compute(config)
     transform = Compose([ToTensor(), Normalize((0.5,), (0.5,))])
     images = Subset(MNIST(data_dir, transform=transform), range(num_images))
-
-    def network() -> nn.Module:
-        return _network(config, 1, 28)
-
-    ways = {"imgclf": _imgclf(config, compute, num_images)}
-    for workers in (0, 2):
-        name = f"Lightning, torchvision's MNIST, {workers} workers"
-        ways[name] = _lightning(network, _data_loader(images, workers), compute)
-    _compare(ways, compute, num_images, repeats)
+    _compare(config, "MNIST", images, repeats)
 
 
 @main.command()
@@ -182,29 +188,24 @@ def photos(folder: Path, num_images: int, model: str, threads: int, repeats: int
         random_resized_crop=_SMALLEST_AREA, horizontal_flip=True, precision="fp32", epochs=1,
         threads=threads,
     )  # fmt: skip
-    compute = choose_compute(config)
     crop = RandomResizedCrop(32, scale=(_SMALLEST_AREA, 1.0))
     half = (0.5, 0.5, 0.5)
     transform = Compose([crop, RandomHorizontalFlip(), ToTensor(), Normalize(half, half)])
     chosen = np.random.default_rng(0).permutation(len(ImageFolder(folder / "train")))[:num_images]
     images = Subset(ImageFolder(folder / "train", transform), chosen.tolist())
-
-    def network() -> nn.Module:
-        return _network(config, 3, 32)
-
-    ways = {"imgclf": _imgclf(config, compute, num_images)}
-    for workers in (0, 2):
-        name = f"Lightning, torchvision's ImageFolder, {workers} workers"
-        ways[name] = _lightning(network, _data_loader(images, workers), compute)
     timm_images = ImageFolder(folder / "train")
     timm_images.samples = [timm_images.samples[position] for position in chosen]
-    loader = create_loader(
-        timm_images, (3, 32, 32), 64, is_training=True, scale=(_SMALLEST_AREA, 1.0),
-        color_jitter=0.0, mean=half, std=half, num_workers=2, device=compute.device,
-        use_prefetcher=compute.device.type == "cuda",
-    )  # fmt: skip
-    ways["plain loop, timm's create_loader, 2 workers"] = _plain_loop(network, loader, compute)
-    _compare(ways, compute, num_images, repeats)
+
+    def with_timm(network: Callable[[], nn.Module], compute: Compute) -> dict[str, Way]:
+        loader = create_loader(
+            timm_images, (3, 32, 32), 64, is_training=True, scale=(_SMALLEST_AREA, 1.0),
+            color_jitter=0.0, mean=half, std=half, num_workers=2, device=compute.device,
+            use_prefetcher=compute.device.type == "cuda",
+        )  # fmt: skip
+        name = "plain loop, timm's create_loader, 2 workers"
+        return {name: _plain_loop(network, loader, compute)}
+
+    _compare(config, "ImageFolder", images, repeats, with_timm)
 
 
 if __name__ == "__main__":

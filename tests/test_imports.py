@@ -24,6 +24,7 @@ FLOW = [
     "card",
     "preprocess",
     "predict",
+    "own_process",
     "data",
     "models",
     "training",

@@ -8,9 +8,6 @@ import io
 import json
 import math
 import os
-import signal
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -27,6 +24,7 @@ import numpy as np
 from imgclf.card import Preprocessing
 from imgclf.data.decode import Batch, Decoded, decode_batch, outcome_from_json
 from imgclf.errors import ImgclfError, some_of
+from imgclf.own_process import can_start_python, how_it_ended, start_python
 
 # To start a process takes about as long as to decode 2,000 small files: fewer than _MANY_FILES are
 # left to threads, and many cores are not all woken for a few files each.
@@ -58,7 +56,7 @@ def decode_files(
     size = max(1, min(most, math.ceil(len(files) / (4 * cores))))
     batches = (files[start : start + size] for start in range(0, len(files), size))
     processes = min(cores, len(files) // _FILES_PER_PROCESS)
-    if len(files) < _MANY_FILES or processes < 2 or not _can_start_processes():
+    if len(files) < _MANY_FILES or processes < 2 or not can_start_python():
         with ThreadPoolExecutor(cores) as pool:
             yield from _in_order(pool, [partial(decode_batch, stored=stored)] * cores, batches)
         return
@@ -66,11 +64,6 @@ def decode_files(
     with ThreadPoolExecutor(processes) as pool, ExitStack() as stack:
         workers = [stack.enter_context(_Worker(stored)) for _ in range(processes)]
         yield from _in_order(pool, [worker.decode for worker in workers], batches)
-
-
-def _can_start_processes() -> bool:
-    """Tell whether there is an interpreter to start: a program may carry Python inside itself."""
-    return bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
 def _in_order(
@@ -104,9 +97,6 @@ def _in_order(
 class _Worker:
     """A process of `imgclf.data.decode_worker`, ended with the context.
 
-    Started by its name: not forked, for this process has threads, and not by `multiprocessing`,
-    which would run a person's script a second time where it has no ``__main__`` guard.
-
     Args:
         stored: the size and channels of the pixels.
 
@@ -117,24 +107,13 @@ class _Worker:
     def __init__(self, stored: Preprocessing) -> None:
         self._shape = (stored.height, stored.width, stored.channels)
         self._ending = threading.Lock()
-        # The packages that this process sees; an empty entry stands for the working folder.
-        packages = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        arguments = ["-P", "-m", "imgclf.data.decode_worker", json.dumps(asdict(stored))]
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                # No matrices are multiplied there: threads for that would only take memory.
-                env={**os.environ, "PYTHONPATH": packages, "OPENBLAS_NUM_THREADS": "1"},
-                # Ctrl-C is for this process, which then ends its workers without a word.
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise ImgclfError(
-                f"Cannot start a process to decode images: {error.strerror or error}.",
-                "Close other programs, or raise the limits of memory and of processes.",
-            ) from error
+        self._process = start_python(
+            "imgclf.data.decode_worker",
+            json.dumps(asdict(stored)),
+            "to decode images",
+            # No matrices are multiplied there: threads for that would only take memory.
+            {"OPENBLAS_NUM_THREADS": "1"},
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -168,10 +147,8 @@ class _Worker:
     def _ended(self, files: Sequence[Path]) -> ImgclfError:
         with self._ending:
             self._process.communicate()  # one that lives ends with its input
-        code = self._process.returncode
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         return ImgclfError(
-            f"A process that decodes images {how}. It had {len(files)} files to read, beginning"
-            f" with:\n{some_of([os.fspath(files[0])])}",
+            f"A process that decodes images {how_it_ended(self._process.returncode)}. It had"
+            f" {len(files)} files to read, beginning with:\n{some_of([os.fspath(files[0])])}",
             "Most likely the memory was used up: give the machine or the container more.",
         )

@@ -8,8 +8,6 @@ After a run the process is kept for a while, for the next one.
 import atexit
 import json
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from imgclf.errors import ImgclfError
+from imgclf.own_process import can_start_python, how_it_ended, start_python
 from imgclf.tracking.journal import Record
 
 _KEPT_SECONDS = 60.0
@@ -70,30 +69,15 @@ class Sender:
     """
 
     def __init__(self) -> None:
-        # The packages that this process sees; an empty entry stands for the working folder.
-        packages = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        module = "imgclf.tracking.sender_process"
         self._surroundings = _surroundings()
-        if not sys.executable or getattr(sys, "frozen", False):
+        if not can_start_python():
             raise ImgclfError(
                 "Training needs a Python interpreter to start a process for MLflow; this program"
                 " carries Python inside itself.",
                 "Train with 'imgclf train' of an ordinary installation.",
             )
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, json.dumps(sys.argv)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": packages},
-                # Ctrl-C is for this process, which then says how the run ends.
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise ImgclfError(
-                f"Cannot start a process for MLflow: {error.strerror or error}.",
-                "Close other programs, or raise the limits of memory and of processes.",
-            ) from error
+        module = "imgclf.tracking.sender_process"
+        self._process = start_python(module, json.dumps(sys.argv), "for MLflow")
         self._failing_since: float | None = None
         self._tried = threading.Event()
         self._listener = threading.Thread(target=self._listen, name="imgclf-sender", daemon=True)
@@ -168,7 +152,7 @@ class Sender:
         finally:
             code = self._process.wait()
             if code:
-                problem = f"the process that sends to MLflow {_how(code)}"
+                problem = f"the process that sends to MLflow {how_it_ended(code)}"
                 self.delivery = replace(self.delivery, problems=(*self.delivery.problems, problem))
             self._failing_since = None
             self._tried.set()
@@ -185,13 +169,6 @@ class Sender:
             tried = delivery.mlflow_run_id or delivery.refusal or delivery.failing
             if tried and not delivery.ended:
                 self._tried.set()
-
-
-def _how(code: int) -> str:
-    if code > 0:
-        return f"ended with {code}"
-    named = -code in set(signal.Signals)  # real-time signals have no names
-    return f"was ended by {signal.Signals(-code).name if named else f'signal {-code}'}"
 
 
 def _surroundings() -> tuple[Any, ...]:
