@@ -1,7 +1,9 @@
 """What every source of images becomes."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgclf.card import Preprocessing
-from imgclf.preprocess import centre_crop
+from imgclf.preprocess import centre_crop, to_array
 
 # The part of the split that an image was published in; FREE ones are dealt out.
 FREE, TRAIN, VAL, TEST = range(4)
@@ -76,17 +78,26 @@ class SelectedImages:
     Attributes:
         dataset: may be mapped from the disk.
         positions: int64 [n], which of its images.
+        preprocessing: of the network that reads them; None: as the data set says. Another one than
+            the data set's is for data sets of arrays, whose images are then resized.
     """
 
     dataset: ImageDataset
     positions: NDArray[np.int64]
+    preprocessing: Preprocessing | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def __getitem__(self, chosen: "slice | NDArray[np.int64]") -> NDArray[np.uint8]:
         """Return uint8 [m, height, width, channels]."""
-        return self.dataset.inputs(self.positions[chosen])
+        positions, wanted = self.positions[chosen], self.preprocessing
+        if wanted is None or wanted == self.dataset.preprocessing:
+            return self.dataset.inputs(positions)
+        assert not self.dataset.files, "files are read for the network"
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            stored = (self.dataset.images[position] for position in positions)
+            return np.stack(list(pool.map(lambda image: to_array(image, wanted), stored)))
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         """Give one image after the other, uint8 [height, width, channels]."""

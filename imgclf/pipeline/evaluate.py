@@ -4,14 +4,13 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgclf.card import ModelCard, Preprocessing
+from imgclf.card import ModelCard
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import TEST, VAL, ImageDataset, SelectedImages
 from imgclf.data.splits import split_dataset
@@ -25,7 +24,6 @@ from imgclf.pipeline.open_model import OpenedModel, open_model
 from imgclf.pipeline.output import ensure_writable
 from imgclf.pipeline.run import end_early
 from imgclf.pipeline.run_page import stage_times
-from imgclf.preprocess import to_array
 from imgclf.progress import say
 from imgclf.recipes import nearest
 from imgclf.tracking.environment import software_tags
@@ -151,7 +149,7 @@ def evaluate(
     images = load_images(config, preprocessing)
     subset = _choose(images, split, answering)
     plan = _Plan(answering, images, subset, tta)
-    inputs = _inputs(images, subset.positions, preprocessing)
+    inputs = SelectedImages(images, subset.positions, preprocessing)
     data_seconds = time.perf_counter() - started
     if output_dir:
         ensure_writable(Path(output_dir), "the folder ", "--output-dir")
@@ -250,19 +248,6 @@ def _labels(
     return own[images.labels[positions]]
 
 
-def _inputs(
-    images: ImageDataset, positions: NDArray[np.int64], preprocessing: Preprocessing
-) -> NDArray[np.uint8] | SelectedImages:
-    """Return the images as the model reads them: uint8 [n, height, width, channels]."""
-    if images.preprocessing == preprocessing:
-        return SelectedImages(images, positions)
-    assert not images.files, "files are read for the model"
-    # A data set of arrays, made for another input.
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        stored = (images.images[position] for position in positions)
-        return np.stack(list(pool.map(lambda image: to_array(image, preprocessing), stored)))
-
-
 def _record_inputs(tracker: Tracker, plan: _Plan) -> None:
     model, images, subset = plan.model, plan.images, plan.subset
     tags = {
@@ -286,7 +271,7 @@ def _record_inputs(tracker: Tracker, plan: _Plan) -> None:
 def _record_outcome(
     tracker: Tracker,
     plan: _Plan,
-    inputs: NDArray[np.uint8] | SelectedImages,
+    inputs: SelectedImages,
     data_seconds: float,
     report: Path,
 ) -> dict[str, float]:
