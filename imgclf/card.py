@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,8 @@ class ModelCard:
         classes: label names, in the order of the outputs.
         preprocessing: from image to input array.
         mean, std: per channel, in pixel values 0 to 255. They are already part of the graph.
+        temperature: what the logits are divided by before the softmax, for the probabilities to be
+            as right as they say; already part of the graph. 1 where none was fitted.
         provenance: where the model comes from: run ids, data set and digests, versions.
         metrics: of the selected weights, such as ``test/accuracy``.
         parity: figures of the export's proof; empty before it.
@@ -67,6 +70,7 @@ class ModelCard:
     preprocessing: Preprocessing
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    temperature: float = 1.0
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     parity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -83,6 +87,8 @@ class ModelCard:
         channels = self.preprocessing.channels
         if len(self.mean) != channels or len(self.std) != channels:
             raise ValueError("mean and std need one number per channel")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"the temperature must be positive, not {self.temperature!r}")
 
     def to_json(self) -> str:
         """Return the card as compact JSON."""
@@ -110,6 +116,7 @@ class ModelCard:
                 preprocessing=Preprocessing(**values["preprocessing"]),
                 mean=tuple(float(value) for value in _list(values["mean"])),
                 std=tuple(float(value) for value in _list(values["std"])),
+                temperature=float(values["temperature"]),
                 provenance=dict(values["provenance"]),
                 metrics=dict(values["metrics"]),
                 parity=dict(values["parity"]),

@@ -15,7 +15,10 @@ from PIL import Image
 
 from imgclf.card import METADATA_KEY, ModelCard
 from imgclf.errors import BadImageError, ImgclfError
+from imgclf.golden import METADATA_KEY as GOLDEN_KEY
+from imgclf.golden import GoldenInputs
 from imgclf.preprocess import SUFFIXES, ImageSource, to_array
+from imgclf.seal import is_intact, is_sealed
 
 Images: TypeAlias = "ImageSource | Iterable[ImageSource]"
 
@@ -85,9 +88,33 @@ class Predictor:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", os.devnull
         )
-        self._session = _open_session(_read(Path(path)), Path(path), options)
+        content = _read(Path(path))
+        sealed = is_sealed(content)
+        if sealed and not is_intact(content):
+            raise _changed(Path(path))
+        self._session = _open_session(content, Path(path), options)
         self.providers = tuple(self._session.get_providers())
         self.card = _card_of(self._session, Path(path))
+        if not sealed:
+            raise _changed(Path(path))
+
+    @property
+    def batch_size(self) -> int | None:
+        """The only size of a batch that the graph takes; None: any, as exports have it."""
+        size = self._session.get_inputs()[0].shape[0]
+        return size if isinstance(size, int) else None
+
+    @property
+    def golden(self) -> GoldenInputs:
+        """The golden inputs that the file carries.
+
+        Raises:
+            ImgclfError: there are none, or they cannot be read.
+        """
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if GOLDEN_KEY not in metadata:
+            raise ImgclfError("The model carries no golden inputs.", "Export it again.")
+        return GoldenInputs.from_json(metadata[GOLDEN_KEY], self.card.classes)
 
     def __call__(self, images: Images, top_k: int = 5) -> list[Prediction]:
         """Classify images, in order.
@@ -281,6 +308,13 @@ def _card_of(session: onnxruntime.InferenceSession, path: Path) -> ModelCard:
                 _GIVE_ANOTHER,
             )
     return card
+
+
+def _changed(path: Path) -> ImgclfError:
+    return ImgclfError(
+        f"'{path}' has been changed since it was exported, or was not copied whole.",
+        "Copy it again, or export it again: imgclf export.",
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imgclf.card import METADATA_KEY, ModelCard
+from imgclf.golden import METADATA_KEY as GOLDEN_KEY
+from imgclf.golden import GoldenInputs
+from imgclf.seal import seal
 
 OPSET = 20
 
@@ -21,29 +24,33 @@ OPSET = 20
 class _ExportedClassifier(nn.Module):
     """A classifier with the outputs of the graph."""
 
-    def __init__(self, classifier: nn.Module) -> None:
+    def __init__(self, classifier: nn.Module, temperature: float) -> None:
         super().__init__()
         self.classifier = classifier
+        self.temperature = temperature
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.classifier(image)
-        return logits, torch.softmax(logits, dim=1)
+        return logits, torch.softmax(logits / self.temperature, dim=1)
 
 
-def build_onnx(model: nn.Module, example: NDArray[np.uint8]) -> onnx.ModelProto:
+def build_onnx(
+    model: nn.Module, example: NDArray[np.uint8], temperature: float = 1.0
+) -> onnx.ModelProto:
     """Trace a classifier into a graph with a free batch dimension.
 
     Args:
         model: an `ImageClassifier` on the CPU, with ordinary (contiguous) memory format:
             channels_last would leave shape arithmetic in the graph.
         example: uint8 [2, height, width, channels]; a batch of 1 could freeze the batch dimension.
+        temperature: the logits are divided by it before the softmax.
 
     Returns:
         a graph with input ``image`` (uint8 [batch, height, width, channels]) and outputs ``logits``
         and ``probabilities`` (float32 [batch, classes]).
     """
     assert len(example) == 2
-    exported = _ExportedClassifier(model).eval()
+    exported = _ExportedClassifier(model, temperature).eval()
     with _quiet():
         program = torch.onnx.export(
             exported,
@@ -63,12 +70,23 @@ def build_onnx(model: nn.Module, example: NDArray[np.uint8]) -> onnx.ModelProto:
     return proto
 
 
-def write_onnx(proto: onnx.ModelProto, card: ModelCard, path: Path) -> None:
-    """Write a graph with its model card into one file, checked by onnx itself."""
+def write_onnx(
+    proto: onnx.ModelProto, card: ModelCard, path: Path, golden: GoldenInputs | None = None
+) -> None:
+    """Write a graph with its model card and golden inputs into one sealed file.
+
+    The graph is checked by onnx itself.
+    """
     proto.producer_name = "imgclf"
-    onnx.helper.set_model_props(proto, {METADATA_KEY: card.to_json()})
+    properties = {METADATA_KEY: card.to_json()}
+    if golden is not None:
+        properties[GOLDEN_KEY] = golden.to_json()
+    onnx.helper.set_model_props(proto, properties)
     onnx.checker.check_model(proto, full_check=True)
-    path.write_bytes(proto.SerializeToString())
+    # Fields are written in the order of their numbers: after the metadata there must be none.
+    assert not proto.functions
+    assert not proto.training_info
+    path.write_bytes(seal(proto.SerializeToString()))
 
 
 @contextlib.contextmanager

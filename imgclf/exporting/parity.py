@@ -90,6 +90,7 @@ def compare(
     inputs: NDArray[np.uint8] | SelectedImages,
     sources: Sequence[ImageSource] | SelectedImages,
     labels: NDArray[np.int64],
+    temperature: float = 1.0,
 ) -> Parity:
     """Compare a file with the model it was made from, a batch of images at a time.
 
@@ -99,11 +100,12 @@ def compare(
         inputs: uint8 [n, height, width, channels], what the model was tested on.
         sources: [n] the same images as a user has them: their files where there are files.
         labels: int64 [n].
+        temperature: the reference's logits are divided by it before the softmax.
     """
     reference = predict_logits(model, inputs, torch.device("cpu"))
     logits, probabilities = predictor.predict_logits(sources)
     scale = float(np.abs(reference).max())
-    expected_probabilities = softmax(reference)
+    expected_probabilities = softmax(reference / np.float32(temperature))
     differences = [np.abs(logits - reference).max()]
     probability_differences = [np.abs(probabilities - expected_probabilities).max()]
     for batch_size in BATCH_SIZES:

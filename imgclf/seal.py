@@ -1,0 +1,45 @@
+"""The seal of a model file: its last metadata record is the SHA-256 of all bytes before it.
+
+So a change to the file is found wherever it stands, by accident or by hand. Who changes a file can
+seal it anew: that a file is the one that was published is known only from a digest kept elsewhere,
+as the registered version's tag in MLflow.
+"""
+
+import hashlib
+
+_KEY = b"imgclf.sha256"
+_DIGEST_LENGTH = 64
+
+
+def seal(content: bytes) -> bytes:
+    """Append the seal to a serialised ``ModelProto`` whose last field is its metadata.
+
+    Protocol Buffers read a repeated field's entries wherever they stand: to append one is to add
+    it.
+    """
+    return content + _record(content)
+
+
+def is_sealed(content: bytes) -> bool:
+    """Tell whether a file carries a seal at all, right or wrong."""
+    record = _record(b"")
+    return content[-len(record) : -_DIGEST_LENGTH] == record[:-_DIGEST_LENGTH]
+
+
+def is_intact(content: bytes) -> bool:
+    """Tell whether the bytes of a file are those that were sealed."""
+    length = len(_record(b""))
+    # No copy: models are large.
+    return content[-length:] == _record(memoryview(content)[:-length])
+
+
+def _record(content: "bytes | memoryview") -> bytes:
+    """Return a ``StringStringEntryProto`` as an entry of ``ModelProto.metadata_props`` (14)."""
+    digest = hashlib.sha256(content).hexdigest().encode()
+    entry = _field(1, _KEY) + _field(2, digest)
+    return _field(14, entry)
+
+
+def _field(number: int, value: bytes) -> bytes:
+    assert len(value) < 128, "its length is one byte"
+    return bytes([number << 3 | 2, len(value)]) + value

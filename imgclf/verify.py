@@ -1,0 +1,114 @@
+"""A model file proves itself: its golden inputs are replayed on this machine."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgclf.errors import BadImageError, ImgclfError
+from imgclf.predict import Predictor
+from imgclf.preprocess import to_array
+
+# Between float32 logits and the probabilities computed from them in float64.
+_PROBABILITY_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What the replay of a model's golden inputs found.
+
+    Attributes:
+        inputs: how many images were replayed.
+        max_scaled_difference: max |logits - expected| / max |expected|.
+        scaled_tolerance: what was allowed.
+        failures: what is wrong, in words; empty where the model answers as it did.
+    """
+
+    inputs: int
+    max_scaled_difference: float
+    scaled_tolerance: float
+    failures: tuple[str, ...]
+
+    def require(self, name: str) -> None:
+        """Raise `ImgclfError` unless all answers are the expected ones."""
+        if self.failures:
+            raise ImgclfError(
+                f"'{name}' does not answer on this machine as it did when it was exported:\n"
+                + "\n".join(f"  {failure}" for failure in self.failures),
+                "Install the versions of onnxruntime and Pillow that it was exported with, or"
+                " export it again on a machine like this one.",
+            )
+
+
+def replay(predictor: Predictor) -> Verification:
+    """Let a model answer its golden inputs, one at a time and all at once.
+
+    Raises:
+        ImgclfError: the file carries none, or they cannot be read; or the model cannot be run.
+    """
+    golden = predictor.golden
+    failures = []
+    decoded: dict[int, NDArray[np.uint8]] = {}
+    for number, one in enumerate(golden.inputs):
+        try:
+            pixels = to_array(one.image, predictor.card.preprocessing)
+        except BadImageError as error:
+            failures.append(f"golden input {number}: {error.message}")
+            continue
+        decoded[number] = pixels
+        if hashlib.sha256(pixels.tobytes()).hexdigest() != one.pixels_sha256:
+            failures.append(f"golden input {number}: the image is decoded or resized otherwise")
+    expected = np.array([golden.inputs[number].logits for number in decoded])
+    labels = [golden.inputs[number].label for number in decoded]
+    difference = 0.0
+    sizes = {1, len(decoded)} if predictor.batch_size is None else {predictor.batch_size}
+    if predictor.batch_size is not None:
+        failures.append(f"the batch dimension is frozen to {predictor.batch_size}")
+    for size in sizes if decoded else ():
+        logits, probabilities = _run(predictor, list(decoded.values()), size)
+        # Unlike max(), np.maximum hands a value that is not a number on.
+        largest = np.abs(logits - expected).max() / np.abs(expected).max()
+        difference = float(np.maximum(difference, largest))
+        failures += _wrong_answers(predictor, list(decoded), labels, logits, probabilities)
+    if not difference <= golden.scaled_tolerance:
+        failures.append(
+            f"scaled difference of the logits {difference:.3g}, allowed"
+            f" {golden.scaled_tolerance:.3g}"
+        )
+    unique = tuple(dict.fromkeys(failures))
+    return Verification(len(golden.inputs), difference, golden.scaled_tolerance, unique)
+
+
+def _run(
+    predictor: Predictor, images: list[NDArray[np.uint8]], size: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Run batches of a size; the last one is filled up with the first images."""
+    batches = [
+        np.stack([images[number % len(images)] for number in range(start, start + size)])
+        for start in range(0, len(images), size)
+    ]
+    logits, probabilities = zip(*map(predictor.run, batches), strict=True)
+    return np.concatenate(logits)[: len(images)], np.concatenate(probabilities)[: len(images)]
+
+
+def _wrong_answers(
+    predictor: Predictor,
+    numbers: list[int],
+    labels: list[str],
+    logits: NDArray[np.float32],
+    probabilities: NDArray[np.float32],
+) -> list[str]:
+    """Compare labels, and probabilities with the softmax of the logits."""
+    answers = [predictor.card.classes[position] for position in logits.argmax(axis=1)]
+    wrong = [
+        f"golden input {number}: '{answer}' instead of '{label}'"
+        for number, answer, label in zip(numbers, answers, labels, strict=True)
+        if answer != label
+    ]
+    shifted = (logits - logits.max(axis=1, keepdims=True)) / predictor.card.temperature
+    exponentials = np.exp(shifted.astype(np.float64))
+    softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
+    if not np.abs(probabilities - softmax).max() <= _PROBABILITY_TOLERANCE:
+        wrong.append("the probabilities are not the softmax of the logits")
+    return wrong
