@@ -1,6 +1,7 @@
 """Trained runs and real images that tests share: importing torch and training cost seconds."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,20 @@ def exported(trained):
 
 
 @pytest.fixture(scope="session")
+def model(exported) -> Path:
+    """The model file of `exported`."""
+    return Path(exported.model).absolute()
+
+
+@pytest.fixture(scope="session")
+def predictor(model: Path):
+    """A `Predictor` of `model`."""
+    import imgclf
+
+    return imgclf.Predictor(model)
+
+
+@pytest.fixture(scope="session")
 def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real digits as PNG files, ``<root>/<class>/<number>.png``, 40 of each of 4 classes."""
     import numpy as np
@@ -65,6 +80,20 @@ def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = np.round(bunch.images[position] * (255 / 16)).astype(np.uint8)
             Image.fromarray(pixels).save(root / str(label) / f"{position:04}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def digits(digit_files: Path) -> list[Path]:
+    """160 real digits, of classes 0 to 3."""
+    return sorted(digit_files.rglob("*.png"))
+
+
+@pytest.fixture
+def same_answer_to_sigterm() -> Iterator[None]:
+    """`imgclf train` and `imgclf evaluate` set their own."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")

@@ -1,83 +1,26 @@
-"""The commands as a person types them: help, answers, mistakes and exit codes."""
+"""The commands as a person types them: help, mistakes and exit codes, and options of a run."""
 
 import dataclasses
 import json
-import os
 import shlex
-import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
-from PIL import Image
+from click.testing import CliRunner
 
+from command_line import imgclf, process
 from imgclf import __version__
 from imgclf.cli import main
 from imgclf.config import TrainConfig
 from imgclf.options import option_of
-from imgclf.recipes import DATASETS, MODELS
+
+pytestmark = pytest.mark.usefixtures("same_answer_to_sigterm")
 
 COMMANDS = sorted(main.commands)
 FIELDS = dataclasses.fields(TrainConfig)
-
-
-@pytest.fixture(autouse=True)
-def same_answer_to_sigterm() -> Iterator[None]:
-    """`imgclf train` sets its own."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-def imgclf(*arguments: "str | os.PathLike[str]", **options: Any) -> Result:
-    """Run a command in this process."""
-    return CliRunner().invoke(main, [os.fspath(argument) for argument in arguments], **options)
-
-
-def process(
-    *arguments: "str | os.PathLike[str]", blocked: str = ""
-) -> "subprocess.CompletedProcess[str]":
-    """Run a command in a process of its own, where some modules cannot be imported."""
-    code = (
-        "import sys\n"
-        "class Absent:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.split('.')[0] in {blocked.split()!r}:\n"
-        "            raise ModuleNotFoundError(f\"No module named '{name}'\", name=name)\n"
-        "sys.meta_path.insert(0, Absent())\n"
-        "from imgclf.cli import main\n"
-        "main(prog_name='imgclf')\n"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        errors="surrogateescape",
-        timeout=120,
-    )
-
-
-@pytest.fixture(scope="module")
-def model(exported) -> Path:
-    return Path(exported.model).absolute()
-
-
-@pytest.fixture
-def folder(digit_files: Path, tmp_path: Path) -> Path:
-    """Three images, the second of which cannot be read."""
-    for name, content in (
-        ("a.png", next((digit_files / "0").iterdir()).read_bytes()),
-        ("b.png", b"no image"),
-        ("c.png", next((digit_files / "2").iterdir()).read_bytes()),
-    ):
-        (tmp_path / name).write_bytes(content)
-    return tmp_path
 
 
 # --- Help
@@ -124,6 +67,12 @@ def test_every_parameter_of_a_run_is_an_option_with_its_meaning_default_and_rang
         text = f"{option.help} [default: {default}{limits}]"
         assert f" --{field.name.replace('_', '-')}" in shown
         assert " ".join(text.split()) in shown, field.name
+
+
+def test_help_names_every_kind_of_test_time_augmentation():
+    from imgclf.evaluation.test_time_augmentation import KINDS
+
+    assert "|".join(KINDS) in imgclf("evaluate", "--help").output.split()
 
 
 def test_version_is_printed():
@@ -264,204 +213,6 @@ def test_options_reach_the_run(trained, tmp_path: Path):
     assert {name: recorded[name] for name in recorded if name not in settled} == {
         name: str(expected[name]) for name in expected if name not in settled
     }
-
-
-# --- Predict
-
-
-def test_json_answers_every_image_and_reports_the_unreadable_one(model: Path, folder: Path):
-    result = imgclf("predict", model, folder, "--json", "--top-k", "2")
-    assert result.exit_code == 1
-    first, second, third = json.loads(result.stdout)
-    assert set(second) == {"image", "error"}
-    assert second["image"] == str(folder / "b.png")
-    assert second["error"].startswith("not an image")
-    for answer, name, label in ((first, "a.png", "0"), (third, "c.png", "2")):
-        assert list(answer) == ["image", "label", "probability", "top"]
-        assert answer["image"] == str(folder / name)
-        assert answer["label"] == label
-        assert 0.5 < answer["probability"] <= 1
-        assert [list(entry) for entry in answer["top"]] == [["label", "probability"]] * 2
-        assert answer["top"][0] == {"label": label, "probability": answer["probability"]}
-    assert result.stderr == ""
-
-
-def test_people_read_one_line_for_each_image_and_errors_apart(model: Path, folder: Path):
-    result = imgclf("predict", model, folder / "a.png", folder / "b.png", folder / "c.png")
-    assert result.exit_code == 1
-    expected = json.loads(imgclf("predict", model, folder, "--json").stdout)
-    lines = [
-        f"{answer['image']}: "
-        + "  ".join(f"{entry['label']} {entry['probability']:.2%}" for entry in answer["top"])
-        for answer in (expected[0], expected[2])
-    ]
-    assert result.stdout.splitlines() == lines
-    assert len(expected[0]["top"]) == 3
-    assert result.stderr == f"Error: {folder / 'b.png'}: {expected[1]['error']}\n"
-
-
-def test_all_images_answered_exits_with_0(model: Path, folder: Path):
-    assert imgclf("predict", model, folder / "a.png", folder / "c.png").exit_code == 0
-
-
-def test_dash_reads_an_image_from_standard_input(model: Path, folder: Path):
-    content = (folder / "c.png").read_bytes()
-    result = imgclf("predict", model, folder / "a.png", "-", "--json", input=content)
-    assert result.exit_code == 0
-    first, second = json.loads(result.stdout)
-    assert first["image"] == str(folder / "a.png")
-    assert (second["image"], second["label"]) == ("-", "2")
-
-
-def test_nothing_on_standard_input_is_an_unreadable_image(model: Path):
-    result = imgclf("predict", model, "-", input=b"")
-    assert result.exit_code == 1
-    assert result.stderr.startswith("Error: -: not an image")
-
-
-def test_folder_without_images_is_an_error_and_json_all_the_same(model: Path, tmp_path: Path):
-    result = imgclf("predict", model, tmp_path, "--json")
-    assert result.exit_code == 1
-    assert json.loads(result.stdout) == []
-    assert result.stderr.startswith(f"Error: No images in {tmp_path}.\n")
-
-
-def test_names_that_are_no_text_are_answered(model: Path, folder: Path):
-    """On Linux a file's name is bytes; as here, not always UTF-8."""
-    odd = folder / os.fsdecode(b"caf\xe9.png")
-    try:
-        odd.write_bytes((folder / "a.png").read_bytes())
-    except OSError:
-        pytest.skip("this file system wants names in UTF-8")
-    plain = process("predict", model, odd, "x" * 300)
-    assert plain.returncode == 1
-    assert plain.stdout.startswith(f"{odd}: 0 ")
-    assert plain.stderr == f"Error: {'x' * 300}: File name too long\n"
-    answers = json.loads(process("predict", model, odd, "x" * 300, "--json").stdout)
-    assert [answer["image"] for answer in answers] == [str(odd), "x" * 300]
-
-
-def test_damaged_exif_data_is_no_warning(model: Path, folder: Path):
-    from PIL import Image
-
-    exif = Image.Exif()
-    exif[0x010F] = "x" * 100
-    with Image.open(folder / "a.png") as image:
-        image.convert("RGB").save(folder / "photo.jpg", exif=exif.tobytes()[:-90])
-    result = process("predict", model, folder / "photo.jpg")
-    assert result.returncode == 0
-    assert result.stderr == ""
-
-
-def test_an_address_in_mlflow_answers_as_its_file(model: Path, exported, folder: Path):
-    address = f"models:/{exported.registration.name}/{exported.registration.version}"
-    result = imgclf("predict", address, folder / "a.png", "--json")
-    assert result.exit_code == 0, result.stderr
-    assert result.stdout == imgclf("predict", model, folder / "a.png", "--json").stdout
-
-
-# --- Evaluate
-
-
-def test_an_evaluation_prints_figures_what_they_are_worth_and_where_it_is(
-    exported, model: Path, tmp_path: Path
-):
-    arguments = ("--dataset", "digits", "--runs_dir", tmp_path / "runs")
-    result = imgclf("evaluate", "--model", model, *arguments)
-    assert result.exit_code == 0, result.output
-    (folder,) = (tmp_path / "runs").iterdir()
-    assert f"files     {folder / 'all'}" in result.stdout
-    assert f"run       {folder.name}" in result.stdout
-    metrics = [
-        json.loads(line)["content"]["summary"]
-        for line in (folder / "journal.jsonl").read_text().splitlines()
-        if '"all/accuracy"' in line
-    ]
-    assert f"all accuracy {metrics[0]['all/accuracy']:.2%}" in result.stdout
-    assert "(1,797 images of digits)" in result.stdout
-    assert result.stderr.startswith("Note: the model was trained on this data")
-    chosen = imgclf("evaluate", "--model", model, *arguments, "--split", "test")
-    assert "(359 images of digits)" in chosen.stdout
-    assert chosen.stderr == ""
-    augmented = imgclf("evaluate", "--model", model, *arguments, "--split", "test", "--tta", "flip")
-    assert "(359 images of digits, with test-time augmentation: flip)" in augmented.stdout
-
-
-def test_help_names_every_kind_of_test_time_augmentation():
-    from imgclf.evaluation.test_time_augmentation import KINDS
-
-    assert "|".join(KINDS) in imgclf("evaluate", "--help").output.split()
-
-
-# --- Runs
-
-
-def test_runs_lists_the_trained_run(trained):
-    result = imgclf("runs", "--json")
-    assert result.exit_code == 0
-    (run,) = [run for run in json.loads(result.stdout) if run["run_id"] == trained.run_id]
-    assert run["dataset"] == "digits"
-    assert run["status"] == "FINISHED"
-    assert run["val_accuracy"] == trained.metrics["best/val_accuracy"]
-    assert trained.run_id in imgclf("runs").stdout
-
-
-def test_datasets_lists_the_names_and_describes_a_folder(digit_files: Path, tmp_path: Path):
-    listed = CliRunner().invoke(main, ["datasets"]).output
-    assert {line.split()[0] for line in listed.splitlines()} == set(DATASETS)
-
-    root = tmp_path / "parts"
-    for part in ("train", "test"):
-        shutil.copytree(digit_files, root / part)
-    shutil.rmtree(root / "test" / "2")
-    picture = tmp_path / "samples.png"
-    result = CliRunner().invoke(main, ["datasets", str(root), "--picture", str(picture)])
-    assert result.exit_code == 0, result.output
-    rows = {line.split()[0]: line.split()[1:] for line in result.output.splitlines()[2:7]}
-    assert rows["2"] == ["36", "4", "0"]
-    assert rows["all"] == ["144", "16", "120"]
-    assert "the test images lack the classes: 2" in result.output
-    with Image.open(picture) as image:
-        assert image.format == "PNG"
-        assert min(image.size) > 300
-
-
-def test_datasets_names_every_unreadable_image(digit_files: Path, tmp_path: Path):
-    root = shutil.copytree(digit_files, tmp_path / "digits")
-    for path in sorted(root.glob("0/*.png"))[:20]:
-        path.write_bytes(b"broken")
-    result = CliRunner().invoke(main, ["datasets", str(root)])
-    assert result.exit_code == 1
-    result = CliRunner().invoke(main, ["datasets", str(root), "--max-bad-images", "1"])
-    assert result.exit_code == 0
-    assert result.output.count("\n  0/") == 20
-
-
-def test_datasets_shows_and_clears_what_is_kept_of_decoded_images(
-    digit_files: Path, tmp_path: Path
-):
-    def datasets(*arguments: str) -> str:
-        result = CliRunner().invoke(main, ["datasets", *arguments, "--data-dir", str(tmp_path)])
-        assert result.exit_code == 0, result.output
-        return result.output
-
-    datasets(str(digit_files))
-    (entry, total) = datasets("--cache").splitlines()
-    assert "160 images" in entry
-    assert entry.endswith(str(digit_files.resolve()))
-    assert str(tmp_path / "decoded") in total
-    assert "removed 0.00 MiB" not in datasets("--clear-cache")
-    assert len(datasets("--cache").splitlines()) == 1
-    assert list((tmp_path / "decoded").iterdir()) == []
-
-
-def test_models_lists_every_network_with_its_size():
-    result = CliRunner().invoke(main, ["models"])
-    for name in MODELS:
-        assert name in result.output
-    # The two convolutions and dense layers of mnist-cnn on 3x32x32, counted by hand.
-    multiply_adds = 32 * 27 * 32 * 32 + 64 * 288 * 14 * 14 + 64 * 7 * 7 * 128 + 128 * 10
-    assert f"{multiply_adds:,}" in result.output
 
 
 def test_a_recipe_is_saved_before_training_starts(tmp_path: Path):

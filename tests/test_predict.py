@@ -8,34 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from imgclf.card import METADATA_KEY, ModelCard, Preprocessing
-from imgclf.errors import BadImageError, ImgclfError
+from imgclf.card import ModelCard, Preprocessing
+from imgclf.errors import BadImageError
 from imgclf.predict import Predictor, Unreadable, find_images
+from model_files import blank_model
 
 Paths = list[Path]
-
-
-@pytest.fixture(scope="module")
-def model(exported) -> Path:
-    return Path(exported.model).absolute()
-
-
-@pytest.fixture(scope="module")
-def predictor(model: Path) -> Predictor:
-    return Predictor(model)
-
-
-@pytest.fixture(scope="module")
-def digits(digit_files: Path) -> Paths:
-    """160 real digits, of classes 0 to 3."""
-    return sorted(digit_files.rglob("*.png"))
 
 
 def pixels_of(path: Path) -> NDArray[np.uint8]:
@@ -50,34 +33,6 @@ def by_hand(model: Path, paths: Paths) -> tuple[NDArray[np.float32], NDArray[np.
     logits = np.asarray(session.run(["logits"], {"image": batch})[0])
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return logits, powers / powers.sum(axis=1, keepdims=True)
-
-
-def blank_model(card: ModelCard, bias: NDArray[np.float32]) -> onnx.ModelProto:
-    """A model as `imgclf export` writes it, which answers ``bias`` whatever it is shown."""
-    rule, number = card.preprocessing, len(card.classes)
-    weights = np.zeros((rule.height * rule.width * rule.channels, number), np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-            helper.make_node("Flatten", ["pixels"], ["flat"]),
-            helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
-            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
-        ],
-        "blank",
-        [
-            helper.make_tensor_value_info(
-                "image", TensorProto.UINT8, ["batch", rule.height, rule.width, rule.channels]
-            )
-        ],
-        [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", number])
-            for name in ("logits", "probabilities")
-        ],
-        [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(bias, "bias")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    helper.set_model_props(model, {METADATA_KEY: card.to_json()})
-    return model
 
 
 # --- Answers
@@ -271,147 +226,6 @@ def test_impossible_path_is_one_unreadable_image(predictor: Predictor, digits: P
 
 
 # --- Model files
-
-
-def refused(path: Path) -> ImgclfError:
-    with pytest.raises(ImgclfError) as caught:
-        Predictor(path)
-    assert "\n" not in caught.value.message
-    assert "'imgclf export'" in caught.value.hint or "xport the model again" in caught.value.hint
-    return caught.value
-
-
-def with_card(model: Path, path: Path, old: str, new: str) -> Path:
-    """Write the model with another text in its card."""
-    proto = onnx.load(model)
-    (entry,) = [entry for entry in proto.metadata_props if entry.key == METADATA_KEY]
-    assert entry.value.count(old) == 1
-    entry.value = entry.value.replace(old, new)
-    path.write_bytes(proto.SerializeToString())
-    return path
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("absent.onnx", None, "Cannot open the model '{path}': no such file."),
-        ("", None, "Cannot open the model '{path}': it is a folder."),
-        ("m" * 300, None, "Cannot open the model '{path}': File name too long."),
-        ("empty.onnx", b"", "'{path}' is not an ONNX model that can be used: "),
-        ("text.onnx", b"hello\n", "'{path}' is not an ONNX model that can be used: "),
-        ("zip.onnx", b"PK\3\4" + bytes(100), "'{path}' is not an ONNX model that can be used: "),
-    ],
-)
-def test_file_that_is_no_model_is_refused(
-    tmp_path: Path, name: str, content: bytes | None, message: str
-):
-    path = tmp_path / name
-    if content is not None:
-        path.write_bytes(content)
-    assert refused(path).message.startswith(message.format(path=path))
-
-
-@pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.95])
-def test_truncated_model_is_refused(model: Path, tmp_path: Path, share: float):
-    content = model.read_bytes()
-    path = tmp_path / "model.onnx"
-    path.write_bytes(content[: int(len(content) * share)])
-    refused(path)
-
-
-def test_somebody_elses_model_is_refused(predictor: Predictor, tmp_path: Path):
-    theirs = blank_model(predictor.card, np.zeros(10, np.float32))
-    del theirs.metadata_props[:]
-    path = tmp_path / "theirs.onnx"
-    path.write_bytes(theirs.SerializeToString())
-    assert "it has no model card" in refused(path).message
-
-
-def test_damaged_card_is_refused(model: Path, tmp_path: Path):
-    path = with_card(model, tmp_path / "model.onnx", '"classes"', '"glasses"')
-    assert refused(path).message == "The model card cannot be read: it lacks 'classes'."
-
-
-def test_card_that_is_no_text_is_refused(model: Path, tmp_path: Path):
-    content = model.read_bytes()
-    assert content.count(b'"classes"') == 1
-    path = tmp_path / "model.onnx"
-    path.write_bytes(content.replace(b'"classes"', b'\xff\xfelasses"'))
-    assert f"'{path}' is damaged" in refused(path).message
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ('"height": 8', '"height": 7', "'image' should be tensor(uint8) [batch, 7, 8, 1]"),
-        ('"classes": ["0", ', '"classes": [', "'logits' should be tensor(float) [batch, 9]"),
-        ('"classes": ["0"', '"classes": ["00", "0"', "'logits' should be tensor(float) [batch, 11"),
-    ],
-)
-def test_card_of_another_model_is_refused(
-    model: Path, tmp_path: Path, old: str, new: str, message: str
-):
-    path = with_card(model, tmp_path / "model.onnx", old, new)
-    assert refused(path).message.startswith(f"'{path}' contradicts its model card: {message}")
-
-
-def test_model_never_reads_other_files(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """A model file from outside must not be able to read this machine's files as its weights."""
-    proto = onnx.load(model)
-    weights = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
-    secret = tmp_path / "secret.bin"
-    secret.write_bytes(weights.raw_data)
-    (tmp_path / "folder").mkdir()
-    monkeypatch.chdir(tmp_path / "folder")
-    (Path.cwd() / "secret.bin").write_bytes(weights.raw_data)
-    for location in ("secret.bin", "../secret.bin", str(secret)):
-        weights.ClearField("raw_data")
-        del weights.external_data[:]
-        weights.data_location = TensorProto.EXTERNAL
-        weights.external_data.add(key="location", value=location)
-        path = Path.cwd() / "model.onnx"
-        path.write_bytes(proto.SerializeToString())
-        assert "External data path" in refused(path).message
-
-
-def test_other_format_of_onnxruntime_is_refused(model: Path, tmp_path: Path):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.optimized_model_filepath = str(tmp_path / "model.ort")
-    options.add_session_config_entry("session.save_model_format", "ORT")
-    onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    assert (tmp_path / "model.ort").stat().st_size > 1000
-    refused(tmp_path / "model.ort")
-
-
-def test_random_damage_to_a_model_never_escapes_as_another_error(
-    model: Path, digits: Paths, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
-    chance = random.Random(0)
-    content = model.read_bytes()
-    path = tmp_path / "model.onnx"
-    outcomes = set()
-    for _ in range(200):
-        damaged = bytearray(content)
-        for _ in range(chance.choice((1, 3, 10))):
-            # The graph and the card lie at the end, behind the weights.
-            place = len(content) - 1 - chance.randrange(min(30_000, len(content)))
-            damaged[place] ^= 1 << chance.randrange(8)
-        path.write_bytes(damaged)
-        try:
-            outcomes.add(len(Predictor(path, threads=1)(digits[:2])))
-        except ImgclfError:
-            outcomes.add(0)
-    assert outcomes == {0, 2}
-    # What prints to standard output would spoil the JSON of `imgclf predict --json`.
-    assert capfd.readouterr().out == ""
-
-
-def test_batch_of_another_shape_is_refused_in_plain_words(predictor: Predictor):
-    with pytest.raises(ImgclfError, match=r"failed on a batch of shape \(2, 9, 8, 1\)"):
-        predictor.run(np.zeros((2, 9, 8, 1), np.uint8))
 
 
 def test_model_path_may_be_text_and_the_file_may_go(model: Path, digits: Paths, tmp_path: Path):

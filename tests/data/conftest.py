@@ -1,8 +1,12 @@
-"""Real photographs that the tests of augmentations share."""
+"""Images that the tests of data share."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from image_folders import noise, write_pixels
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +31,13 @@ def grey_or_colour(
 ) -> NDArray[np.uint8]:
     """The photographs, or their green as grey images."""
     return photographs if request.param == 3 else photographs[..., 1:2].copy()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """Two classes of three small colour images."""
+    root = tmp_path / "tiny"
+    for label in ("cat", "dog"):
+        for number in range(3):
+            write_pixels(root / label / f"{number}.png", noise(12, 10))
+    return root
