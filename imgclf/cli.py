@@ -7,18 +7,16 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from imgclf import __version__
-from imgclf.command import CONTEXT_SETTINGS, ConfigCommand, Group, config_options, print_error
+from imgclf.command import CONTEXT_SETTINGS, ConfigCommand, Group, config_options
 from imgclf.config import TrainConfig
-from imgclf.errors import ImgclfError, UsageError
+from imgclf.errors import UsageError
+from imgclf.model_commands import predict, verify
 from imgclf.recipes import DATASETS, RECIPES, nearest
-
-if TYPE_CHECKING:  # importing it loads onnxruntime
-    from imgclf.predict import Predictor
 
 
 @click.group(cls=Group, context_settings=CONTEXT_SETTINGS, epilog="Start with:  imgclf train")
@@ -95,61 +93,8 @@ def export(run: str | None, dataset: str, name: str, exports_dir: str, experimen
     )
 
 
-@main.command()
-@click.argument("model")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option(
-    "--top-k", default=3, show_default=True, type=click.IntRange(min=1), help="Classes to list."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def predict(model: str, images: tuple[str, ...], top_k: int, as_json: bool) -> None:
-    """Classify images with an exported model.
-
-    MODEL is a file, or an address in MLflow: models:/NAME@champion, models:/NAME/3, runs:/ID.
-    IMAGE is a file, a folder, or - for an image on standard input.
-
-    \b
-    Examples:
-      imgclf predict exports/digits/model.onnx exports/digits/example.png
-      imgclf predict exports/digits/model.onnx photos/ --top-k 1 --json
-      imgclf predict models:/imgclf-digits@champion exports/digits/example.png
-    """
-    from imgclf.predict import Unreadable
-
-    predictor = _open_predictor(model)
-    sources = [sys.stdin.buffer.read() if image == "-" else image for image in images]
-    standard_input = {f"#{position}" for position, image in enumerate(images) if image == "-"}
-    answers = []
-    for answer in predictor.stream(sources, top_k=top_k):
-        if answer.image in standard_input:
-            answer = dataclasses.replace(answer, image="-")
-        answers.append(answer)
-        if as_json:
-            continue
-        if isinstance(answer, Unreadable):
-            print_error(f"{answer.image}: {answer.error}")
-        else:
-            top = "  ".join(f"{label} {value:.2%}" for label, value in answer.top)
-            click.echo(f"{answer.image}: {top}")
-    if as_json:
-        click.echo(json.dumps([answer.to_dict() for answer in answers], indent=2))
-    if not answers:
-        raise ImgclfError(f"No images in {', '.join(images)}.", "Give image files, or a folder.")
-    if any(isinstance(answer, Unreadable) for answer in answers):
-        sys.exit(1)
-
-
-def _open_predictor(model: str) -> "Predictor":
-    """Open a file or an address; only an address needs mlflow."""
-    from imgclf.predict import Predictor
-    from imgclf.tracking import MODEL_SCHEMES
-
-    if not model.startswith(MODEL_SCHEMES):
-        return Predictor(Path(model))
-    from imgclf.tracking.model_address import download_model_file
-
-    with download_model_file(model) as path:
-        return Predictor(path)
+main.add_command(predict)
+main.add_command(verify)
 
 
 @main.command()

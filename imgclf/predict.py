@@ -313,7 +313,7 @@ def _card_of(session: onnxruntime.InferenceSession, path: Path) -> ModelCard:
 def _changed(path: Path) -> ImgclfError:
     return ImgclfError(
         f"'{path}' has been changed since it was exported, or was not copied whole.",
-        "Copy it again, or export it again: imgclf export.",
+        "Copy it again, or write it anew with 'imgclf export'.",
     )
 
 

@@ -93,15 +93,11 @@ def _print_ui_command(tracking_uri: str) -> None:
 
 def print_export(result: "ExportResult") -> None:
     """Print an export: the proof, the files, the registered version and how to predict."""
-    proof, registration = result.parity, result.registration
-    stored = "stored files" if proof.from_files else "stored pixels"
+    from imgclf.verify import proof_line  # loads onnxruntime
+
+    registration = result.registration
     click.echo()
-    click.secho(
-        f"proved    {proof.images:,} test images from {stored}: same answers,"
-        f" logits within {proof.max_scaled_difference:.1e},"
-        f" accuracy {proof.onnx_accuracy:.2%} = {proof.reference_accuracy:.2%}",
-        bold=True,
-    )
+    click.secho(f"proved    {proof_line(result.parity.to_dict())}", bold=True)
     champion = "champion" if registration.is_champion else "not champion"
     click.echo(
         f"MLflow    {registration.name} version {registration.version},"

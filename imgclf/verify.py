@@ -1,9 +1,14 @@
 """A model file proves itself: its golden inputs are replayed on this machine."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
+import PIL
 from numpy.typing import NDArray
 
 from imgclf.errors import BadImageError, ImgclfError
@@ -78,6 +83,41 @@ def replay(predictor: Predictor) -> Verification:
         )
     unique = tuple(dict.fromkeys(failures))
     return Verification(len(golden.inputs), difference, golden.scaled_tolerance, unique)
+
+
+def describe(path: Path, predictor: Predictor, verification: Verification) -> list[str]:
+    """Say in lines what a file is, where it comes from, and what its replay found."""
+    card, content = predictor.card, path.read_bytes()
+    known = card.provenance.get
+    batch = "any batch size" if predictor.batch_size is None else f"batch {predictor.batch_size}"
+    calibrated = f"; probabilities at temperature {card.temperature:.3g}"
+    lines = {
+        "verified": f"{verification.inputs} golden inputs, from image file to probabilities: same"
+        f" answers, logits within {verification.max_scaled_difference:.1e} (allowed"
+        f" {verification.scaled_tolerance:.0e})",
+        "file": f"{path.name}, {len(content) / 1024:,.0f} KiB, SHA-256"
+        f" {hashlib.sha256(content).hexdigest()}",
+        "model": f"{known('model', 'unknown')} on {known('dataset', 'unknown')}:"
+        f" {len(card.classes)} classes, {card.preprocessing}, {batch}, opset"
+        f" {known('opset', 'unknown')}{calibrated}",
+        "runs on": f"{', '.join(predictor.providers)}; onnxruntime {onnxruntime.__version__},"
+        f" Pillow {PIL.__version__}",
+        "from": f"run {known('run_id', 'unknown')} of imgclf {known('imgclf', 'unknown')}, torch"
+        f" {known('torch', 'unknown')}; data {known('dataset_digest', 'unknown')[:12]}",
+    }
+    if card.parity:
+        lines["proof"] = proof_line(card.parity)
+    return [f"{title:<9} {text}" for title, text in lines.items()]
+
+
+def proof_line(parity: Mapping[str, Any]) -> str:
+    """Word the figures of a parity proof, as the model card holds them."""
+    stored = "stored files" if parity["from_files"] else "stored pixels"
+    return (
+        f"{parity['images']:,} images from {stored}: same answers, logits within"
+        f" {parity['max_scaled_difference']:.1e}, accuracy {parity['onnx_accuracy']:.2%} ="
+        f" {parity['reference_accuracy']:.2%}"
+    )
 
 
 def _run(

@@ -1,11 +1,14 @@
 """Model files made for tests."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from imgclf.card import METADATA_KEY, ModelCard
+from imgclf.seal import seal
 
 
 def blank_model(card: ModelCard, bias: NDArray[np.float32]) -> onnx.ModelProto:
@@ -34,3 +37,15 @@ def blank_model(card: ModelCard, bias: NDArray[np.float32]) -> onnx.ModelProto:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     helper.set_model_props(model, {METADATA_KEY: card.to_json()})
     return model
+
+
+def write_sealed(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model under a seal of its own, as who changes a file on purpose would."""
+    kept = [entry for entry in model.metadata_props if entry.key != "imgclf.sha256"]
+    helper.set_model_props(model, {entry.key: entry.value for entry in kept})
+    path.write_bytes(seal(model.SerializeToString()))
+
+
+def unsealed(content: bytes) -> bytes:
+    """Return a sealed file without its last record."""
+    return content[: -len(seal(b""))]

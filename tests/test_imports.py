@@ -38,6 +38,7 @@ FLOW = [
     "pipeline",
     "summary",
     "command",
+    "model_commands",
     "cli",
     "__main__",
 ]

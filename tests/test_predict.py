@@ -16,7 +16,7 @@ from PIL import Image
 from imgclf.card import ModelCard, Preprocessing
 from imgclf.errors import BadImageError
 from imgclf.predict import Predictor, Unreadable, find_images
-from model_files import blank_model
+from model_files import blank_model, write_sealed
 
 Paths = list[Path]
 
@@ -93,7 +93,7 @@ def test_classes_that_tie_keep_their_order(tmp_path: Path):
     frequency = np.arange(40, dtype=np.float32) % 3
     card = ModelCard(tuple(names), Preprocessing.identity(2, 2, 1), mean=(0.0,), std=(1.0,))
     path = tmp_path / "blank.onnx"
-    path.write_bytes(blank_model(card, frequency).SerializeToString())
+    write_sealed(blank_model(card, frequency), path)
     (answer,) = Predictor(path)([np.zeros((2, 2), np.uint8)], top_k=40)
     assert [label for label, _ in answer.top] == names[2::3] + names[1::3] + names[0::3]
     assert answer.probability == pytest.approx(np.exp(2) / np.exp(frequency).sum())

@@ -12,7 +12,8 @@ from onnx import TensorProto
 from imgclf.card import METADATA_KEY
 from imgclf.errors import ImgclfError
 from imgclf.predict import Predictor
-from model_files import blank_model
+from imgclf.seal import seal
+from model_files import blank_model, unsealed, write_sealed
 
 
 def refused(path: Path) -> ImgclfError:
@@ -29,7 +30,7 @@ def with_card(model: Path, path: Path, old: str, new: str) -> Path:
     (entry,) = [entry for entry in proto.metadata_props if entry.key == METADATA_KEY]
     assert entry.value.count(old) == 1
     entry.value = entry.value.replace(old, new)
-    path.write_bytes(proto.SerializeToString())
+    write_sealed(proto, path)
     return path
 
 
@@ -65,7 +66,7 @@ def test_somebody_elses_model_is_refused(predictor: Predictor, tmp_path: Path):
     theirs = blank_model(predictor.card, np.zeros(10, np.float32))
     del theirs.metadata_props[:]
     path = tmp_path / "theirs.onnx"
-    path.write_bytes(theirs.SerializeToString())
+    write_sealed(theirs, path)
     assert "it has no model card" in refused(path).message
 
 
@@ -78,7 +79,7 @@ def test_card_that_is_no_text_is_refused(model: Path, tmp_path: Path):
     content = model.read_bytes()
     assert content.count(b'"classes"') == 1
     path = tmp_path / "model.onnx"
-    path.write_bytes(content.replace(b'"classes"', b'\xff\xfelasses"'))
+    path.write_bytes(seal(unsealed(content).replace(b'"classes"', b'\xff\xfelasses"')))
     assert f"'{path}' is damaged" in refused(path).message
 
 
@@ -114,7 +115,7 @@ def test_model_never_reads_other_files(
         weights.data_location = TensorProto.EXTERNAL
         weights.external_data.add(key="location", value=location)
         path = Path.cwd() / "model.onnx"
-        path.write_bytes(proto.SerializeToString())
+        write_sealed(proto, path)
         assert "External data path" in refused(path).message
 
 
@@ -132,7 +133,7 @@ def test_random_damage_to_a_model_never_escapes_as_another_error(
     model: Path, digits: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     chance = random.Random(0)
-    content = model.read_bytes()
+    content = unsealed(model.read_bytes())
     path = tmp_path / "model.onnx"
     outcomes = set()
     for _ in range(200):
@@ -141,7 +142,7 @@ def test_random_damage_to_a_model_never_escapes_as_another_error(
             # The graph and the card lie at the end, behind the weights.
             place = len(content) - 1 - chance.randrange(min(30_000, len(content)))
             damaged[place] ^= 1 << chance.randrange(8)
-        path.write_bytes(damaged)
+        path.write_bytes(seal(bytes(damaged)))
         try:
             outcomes.add(len(Predictor(path, threads=1)(digits[:2])))
         except ImgclfError:

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from imgclf.data.dataset import SelectedImages
 from imgclf.errors import ImgclfError
-from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.metrics import softmax
 from imgclf.predict import Predictor
 from imgclf.preprocess import ImageSource
@@ -85,7 +82,7 @@ class Parity:
 
 
 def compare(
-    model: nn.Module,
+    reference: NDArray[np.float32],
     predictor: Predictor,
     inputs: NDArray[np.uint8] | SelectedImages,
     sources: Sequence[ImageSource] | SelectedImages,
@@ -95,14 +92,14 @@ def compare(
     """Compare a file with the model it was made from, a batch of images at a time.
 
     Args:
-        model: the selected weights, on the CPU; run in fp32 and evaluation mode as the reference.
+        reference: float32 [n, classes], logits of the selected weights for ``inputs``, computed in
+            fp32 and evaluation mode on the CPU.
         predictor: holds the exported file.
         inputs: uint8 [n, height, width, channels], what the model was tested on.
         sources: [n] the same images as a user has them: their files where there are files.
         labels: int64 [n].
         temperature: the reference's logits are divided by it before the softmax.
     """
-    reference = predict_logits(model, inputs, torch.device("cpu"))
     logits, probabilities = predictor.predict_logits(sources)
     scale = float(np.abs(reference).max())
     expected_probabilities = softmax(reference / np.float32(temperature))

@@ -7,14 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from imgclf.card import ModelCard
 from imgclf.config import TrainConfig
-from imgclf.data.dataset import TEST, VAL, ImageDataset, SelectedImages
-from imgclf.data.splits import split_dataset
-from imgclf.errors import ImgclfError, UsageError
+from imgclf.data.dataset import ImageDataset, SelectedImages
+from imgclf.errors import UsageError
 from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.page import Page, write_html
 from imgclf.evaluation.report import write_evaluation
@@ -24,6 +19,7 @@ from imgclf.pipeline.open_model import OpenedModel, open_model
 from imgclf.pipeline.output import ensure_writable
 from imgclf.pipeline.run import end_early
 from imgclf.pipeline.run_page import stage_times
+from imgclf.pipeline.subset import SPLITS, Subset, choose_subset
 from imgclf.progress import say
 from imgclf.recipes import nearest
 from imgclf.tracking.environment import software_tags
@@ -36,8 +32,6 @@ from imgclf.tracking.identity import (
     create_identity,
 )
 from imgclf.tracking.tracker import FINISHED, Tracker
-
-SPLITS = ("test", "val", "train", "all")
 
 
 @dataclass(frozen=True)
@@ -72,23 +66,6 @@ class EvaluationResult:
 
 
 @dataclass(frozen=True)
-class _Subset:
-    """The images of a data set that are evaluated.
-
-    Attributes:
-        split: one of `SPLITS`.
-        positions: int64 [n], in the data set.
-        labels: int64 [n], positions in the model's classes.
-        note: what to know of them.
-    """
-
-    split: str
-    positions: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    note: str
-
-
-@dataclass(frozen=True)
 class _Plan:
     """Who answers, on which images, and how: what an evaluation's figures depend on.
 
@@ -98,7 +75,7 @@ class _Plan:
 
     model: OpenedModel
     images: ImageDataset
-    subset: _Subset
+    subset: Subset
     tta: str
 
 
@@ -147,7 +124,7 @@ def evaluate(
     config = TrainConfig(dataset=dataset, data_dir=data_dir, max_bad_images=max_bad_images)
     preprocessing = answering.card.preprocessing
     images = load_images(config, preprocessing)
-    subset = _choose(images, split, answering)
+    subset = choose_subset(images, split, answering.card, answering.config)
     plan = _Plan(answering, images, subset, tta)
     inputs = SelectedImages(images, subset.positions, preprocessing)
     data_seconds = time.perf_counter() - started
@@ -200,52 +177,6 @@ def _check_choice(option: str, value: str, choices: Collection[str]) -> None:
             f"{option} '{value}' is unknown.{nearest(value, choices)}",
             f"Choose one of: {', '.join(choices)}.",
         )
-
-
-def _choose(images: ImageDataset, split: str, model: OpenedModel) -> _Subset:
-    """Choose the images to evaluate, and say what their figures are worth."""
-    split = split or ("test" if (images.parts == TEST).any() else "all")
-    given = {"val": VAL, "test": TEST}.get(split)
-    provenance = model.card.provenance
-    if split == "all":
-        positions, held_out = np.arange(len(images)), False
-    elif given is not None and (images.parts == given).any():
-        # A given test split is never trained on.
-        positions, held_out = np.flatnonzero(images.parts == given), split == "test"
-    else:
-        config = model.config
-        dealt = split_dataset(images, config.val_fraction, config.test_fraction, config.split_seed)
-        positions = dealt.parts[split]
-        held_out = split == "test" and dealt.digest == provenance.get("split_digest")
-    if not len(positions):
-        raise ImgclfError(
-            f"'{images.name}' has no {split} images.", "Choose another --split, such as all."
-        )
-    note = ""
-    if images.digest == provenance.get("dataset_digest") and not held_out:
-        note = (
-            "the model was trained on this data, and these images are not its test split: the"
-            " figures say nothing about new images"
-        )
-    return _Subset(split, positions, _labels(images, positions, model.card), note)
-
-
-def _labels(
-    images: ImageDataset, positions: NDArray[np.int64], card: ModelCard
-) -> NDArray[np.int64]:
-    """Return the images' labels as positions in the model's classes, matched by name."""
-    present = [images.classes[label] for label in np.unique(images.labels[positions])]
-    unknown = [name for name in present if name not in card.classes]
-    if unknown:
-        known = ", ".join(card.classes[:20]) + (" …" if len(card.classes) > 20 else "")
-        raise ImgclfError(
-            f"The model does not know {len(unknown)} of the data's classes, such as"
-            f" '{unknown[0]}'.{nearest(unknown[0], card.classes)}",
-            f"It knows: {known}. Rename the others, or leave their images out.",
-        )
-    numbers = {name: number for number, name in enumerate(card.classes)}
-    own = np.array([numbers.get(name, -1) for name in images.classes], np.int64)
-    return own[images.labels[positions]]
 
 
 def _record_inputs(tracker: Tracker, plan: _Plan) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from imgclf.card import ModelCard
@@ -16,7 +17,11 @@ from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset, SelectedImages
 from imgclf.data.splits import Split
 from imgclf.errors import ImgclfError, UsageError
+from imgclf.evaluation.calibration import expected_calibration_error, fit_temperature
+from imgclf.evaluation.inference import predict_logits
+from imgclf.evaluation.metrics import softmax
 from imgclf.exporting import graph, parity
+from imgclf.exporting.golden import choose_golden_inputs
 from imgclf.models import ImageClassifier
 from imgclf.pipeline.data import load_and_split, load_images
 from imgclf.pipeline.output import ensure_writable
@@ -33,6 +38,7 @@ from imgclf.tracking.model_registry import (
 )
 from imgclf.tracking.pytorch_model import log_pytorch_model
 from imgclf.tracking.runs import TrainRun, best_run, download_model, find_run
+from imgclf.verify import replay
 
 EXPORTED_FILES = MODEL_FILE, PARITY_FILE, EXAMPLE_FILE = "model.onnx", "parity.json", "example.png"
 
@@ -96,20 +102,18 @@ def export(
     if moved:
         config = dataclasses.replace(config, dataset=str(moved))
     images, split = _load_data(chosen, config)
-    card = dataclasses.replace(
-        trained.card,
-        provenance={**trained.card.provenance, "mlflow_run_id": chosen.mlflow_run_id},
-    )
+    more = {"mlflow_run_id": chosen.mlflow_run_id, "opset": str(graph.OPSET)}
+    card = dataclasses.replace(trained.card, provenance={**trained.card.provenance, **more})
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as workspace:
         built = Path(workspace) / "export"
         built.mkdir()
-        proof = _build_and_prove(trained.model, card, images, split, built)
+        proof, figures = _build_and_prove(trained.model, card, images, split, built)
         label = _write_example(images, split, built)
         example = images.inputs(np.resize(split.test, 2))
         registration = register_export(chosen, built / MODEL_FILE, card, example)
         log_pytorch_model(chosen, trained.model, card, example, trained.sha256)
         log_export_files(chosen, built, EXPORTED_FILES)
-        _log_figures(chosen, proof, time.perf_counter() - started)
+        log_export_metrics(chosen, figures | {"time/export_seconds": time.perf_counter() - started})
         _replace_folder(built, target)
     return ExportResult(target, target / MODEL_FILE, label, chosen, proof, registration)
 
@@ -165,21 +169,41 @@ def _load_data(run: TrainRun, config: TrainConfig) -> tuple[ImageDataset, Split]
 
 def _build_and_prove(
     model: ImageClassifier, card: ModelCard, images: ImageDataset, split: Split, folder: Path
-) -> parity.Parity:
-    """Write the file, prove it, and write it again with the proof's figures on its card."""
-    test = SelectedImages(images, split.test)
+) -> tuple[parity.Parity, dict[str, float]]:
+    """Write the file, prove it, and write it again with the proof and the golden inputs in it.
+
+    Returns:
+        the proof, and the figures to log.
+    """
+    test, path = SelectedImages(images, split.test), folder / MODEL_FILE
+    cpu, labels = torch.device("cpu"), images.labels[split.test]
+    reference = predict_logits(model, test, cpu)
+    val_logits = predict_logits(model, SelectedImages(images, split.val), cpu)
+    temperature = fit_temperature(val_logits, images.labels[split.val])
+    card = dataclasses.replace(card, temperature=temperature)
     say("tracing the network")
-    proto = graph.build_onnx(model, np.ascontiguousarray(images.inputs(np.resize(split.test, 2))))
-    graph.write_onnx(proto, card, folder / MODEL_FILE)
+    example = np.ascontiguousarray(images.inputs(np.resize(split.test, 2)))
+    proto = graph.build_onnx(model, example, temperature)
+    graph.write_onnx(proto, card, path)
     say(f"comparing the file with the trained model on {len(test):,} test images")
     sources = [images.files[position] for position in split.test] if images.files else test
-    proof = parity.compare(
-        model, Predictor(folder / MODEL_FILE), test, sources, images.labels[split.test]
-    )
+    proof = parity.compare(reference, Predictor(path), test, sources, labels, temperature)
     proof.require()
-    graph.write_onnx(proto, dataclasses.replace(card, parity=proof.to_dict()), folder / MODEL_FILE)
+    card = dataclasses.replace(card, parity=proof.to_dict())
+    tolerance = parity.SCALED_TOLERANCE
+    golden = choose_golden_inputs(model, card, images, split.test, tolerance)
+    graph.write_onnx(proto, card, path, golden)
+    replay(Predictor(path)).require(MODEL_FILE)
     (folder / PARITY_FILE).write_text(proof.to_json(), encoding="utf-8")
-    return proof
+    before, after = softmax(reference), softmax(reference / np.float32(temperature))
+    figures = {
+        "export/max_scaled_difference": proof.max_scaled_difference,
+        "export/top1_agreement": proof.top1_agreement,
+        "export/temperature": temperature,
+        "export/test_calibration_error_before": expected_calibration_error(before, labels),
+        "export/test_calibration_error": expected_calibration_error(after, labels),
+    }
+    return proof, figures
 
 
 def _write_example(images: ImageDataset, split: Split, folder: Path) -> str:
@@ -188,15 +212,6 @@ def _write_example(images: ImageDataset, split: Split, folder: Path) -> str:
     pixels = images.images[position]
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(folder / EXAMPLE_FILE)
     return images.classes[images.labels[position]]
-
-
-def _log_figures(run: TrainRun, proof: parity.Parity, seconds: float) -> None:
-    values = {
-        "export/max_scaled_difference": proof.max_scaled_difference,
-        "export/top1_agreement": proof.top1_agreement,
-        "time/export_seconds": seconds,
-    }
-    log_export_metrics(run, values)
 
 
 def _refuse_other_model(target: Path, card: ModelCard) -> None:

@@ -13,12 +13,14 @@ from imgclf.card import ModelCard, Preprocessing
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import SelectedImages, from_arrays
 from imgclf.errors import ImgclfError
+from imgclf.evaluation.inference import predict_logits
 from imgclf.exporting.graph import build_onnx, write_onnx
 from imgclf.exporting.parity import BATCH_SIZES, compare
 from imgclf.models import ImageClassifier, InputShape, NetworkSettings, create_network
 from imgclf.pipeline.data import load_and_split
 from imgclf.predict import Predictor
 from imgclf.training.weights import load_weights
+from model_files import write_sealed
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +37,16 @@ def case(trained, exported):
     return model, dataset.inputs(split.test), dataset.labels[split.test]
 
 
+def answers(model, images):
+    return predict_logits(model, images, torch.device("cpu"))
+
+
 def prove(case, path):
     model, images, labels = case
-    return compare(model, Predictor(path), images, list(images), labels)
+    predictor = Predictor(path)
+    temperature = predictor.card.temperature
+    reference = answers(model, images)
+    return compare(reference, predictor, images, list(images), labels, temperature)
 
 
 def changed_file(exported, tmp_path, change):
@@ -45,7 +54,7 @@ def changed_file(exported, tmp_path, change):
     proto = onnx.load_from_string(exported.model.read_bytes())
     change(proto)
     path = tmp_path / "changed.onnx"
-    path.write_bytes(proto.SerializeToString())
+    write_sealed(proto, path)
     return path
 
 
@@ -100,7 +109,7 @@ def test_a_network_that_answers_zero_proves_nothing(exported, tmp_path, case):
     for parameter in silent.parameters():
         torch.nn.init.zeros_(parameter)
     path = changed_file(exported, tmp_path, lambda proto: [change_weights(proto, np.zeros_like)])
-    parity = compare(silent, Predictor(path), images, list(images), labels)
+    parity = compare(answers(silent, images), Predictor(path), images, list(images), labels)
     assert any("too close to zero" in failure for failure in parity.failures)
 
 
@@ -108,7 +117,10 @@ def test_other_pixels_are_found(case, exported):
     """A predictor that decodes differently from the training is no faithful export."""
     model, images, labels = case
     sources = [np.clip(image.astype(int) + 3, 0, 255).astype(np.uint8) for image in images]
-    assert compare(model, Predictor(exported.model), images, sources, labels).failures
+    predictor = Predictor(exported.model)
+    temperature = predictor.card.temperature
+    reference = answers(model, images)
+    assert compare(reference, predictor, images, sources, labels, temperature).failures
 
 
 class Swapping(Predictor):
@@ -125,7 +137,7 @@ class Swapping(Predictor):
 
 def test_another_answer_is_a_failure_where_the_model_is_sure(case, exported):
     model, images, labels = case
-    parity = compare(model, Swapping(exported.model), images, list(images), labels)
+    parity = compare(answers(model, images), Swapping(exported.model), images, list(images), labels)
     assert parity.top1_agreement < 0.1
     assert parity.failures
 
@@ -144,7 +156,7 @@ def test_another_answer_is_a_tie_where_the_model_cannot_decide(case, exported, t
 
     predictor = Swapping(tmp_path / "model.onnx")
     labels = np.zeros(len(images), np.int64)
-    parity = compare(undecided, predictor, images, list(images), labels)
+    parity = compare(answers(undecided, images), predictor, images, list(images), labels)
 
     assert parity.ties > 300
     assert parity.top1_agreement == 1
@@ -173,7 +185,8 @@ def test_the_proof_of_a_split_larger_than_memory_holds_a_batch_at_a_time(tmp_pat
 
     tracemalloc.start()
     try:
-        parity = compare(model, predictor, selected, selected, labels[selected.positions])
+        reference = answers(model, selected)
+        parity = compare(reference, predictor, selected, selected, labels[selected.positions])
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -11,8 +11,10 @@ from mlflow import MlflowClient
 from PIL import Image
 
 import imgclf
+from imgclf.card import METADATA_KEY
 from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError, UsageError
+from model_files import write_sealed
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +74,9 @@ def test_a_folder_with_a_persons_file_in_it_is_not_replaced(trained, tmp_path, w
 def test_an_export_of_other_data_with_the_same_classes_is_not_replaced(trained, tmp_path):
     present = imgclf.export(trained.run_id, exports_dir=tmp_path)
     proto = onnx.load_from_string(present.model.read_bytes())
-    (entry,) = proto.metadata_props
+    (entry,) = [entry for entry in proto.metadata_props if entry.key == METADATA_KEY]
     entry.value = entry.value.replace(present.run.dataset_digest, "0" * 64)
-    present.model.write_bytes(proto.SerializeToString())
+    write_sealed(proto, present.model)
     with pytest.raises(ImgclfError, match="no export of this data set"):
         imgclf.export(trained.run_id, exports_dir=tmp_path)
 

@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from imgclf.predict import Predictor
 from imgclf.tracking.model_registry import register_export, registered_name
 from imgclf.tracking.runs import find_run
+from model_files import write_sealed
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def another_file(exported, tmp_path):
     def write(name: str) -> Path:
         proto.doc_string = name
         path = tmp_path / f"{name}.onnx"
-        path.write_bytes(proto.SerializeToString())
+        write_sealed(proto, path)
         return path
 
     return write

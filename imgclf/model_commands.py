@@ -1,0 +1,116 @@
+"""Commands on an exported model: of the deployed half, they need no training library."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from imgclf.command import print_error
+from imgclf.errors import ImgclfError
+
+
+@contextmanager
+def model_file(model: str) -> Iterator[Path]:
+    """Give the path of a file, or of a download of an address; only an address needs mlflow."""
+    from imgclf.tracking import MODEL_SCHEMES
+
+    if not model.startswith(MODEL_SCHEMES):
+        yield Path(model)
+        return
+    from imgclf.tracking.model_address import download_model_file
+
+    with download_model_file(model) as path:
+        yield path
+
+
+@click.command()
+@click.argument("model")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option(
+    "--top-k", default=3, show_default=True, type=click.IntRange(min=1), help="Classes to list."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def predict(model: str, images: tuple[str, ...], top_k: int, as_json: bool) -> None:
+    """Classify images with an exported model.
+
+    MODEL is a file, or an address in MLflow: models:/NAME@champion, models:/NAME/3, runs:/ID.
+    IMAGE is a file, a folder, or - for an image on standard input.
+
+    \b
+    Examples:
+      imgclf predict exports/digits/model.onnx exports/digits/example.png
+      imgclf predict exports/digits/model.onnx photos/ --top-k 1 --json
+      imgclf predict models:/imgclf-digits@champion exports/digits/example.png
+    """
+    from imgclf.predict import Predictor, Unreadable
+
+    with model_file(model) as path:
+        predictor = Predictor(path)
+    sources = [sys.stdin.buffer.read() if image == "-" else image for image in images]
+    standard_input = {f"#{position}" for position, image in enumerate(images) if image == "-"}
+    answers = []
+    for answer in predictor.stream(sources, top_k=top_k):
+        if answer.image in standard_input:
+            answer = dataclasses.replace(answer, image="-")
+        answers.append(answer)
+        if as_json:
+            continue
+        if isinstance(answer, Unreadable):
+            print_error(f"{answer.image}: {answer.error}")
+        else:
+            top = "  ".join(f"{label} {value:.2%}" for label, value in answer.top)
+            click.echo(f"{answer.image}: {top}")
+    if as_json:
+        click.echo(json.dumps([answer.to_dict() for answer in answers], indent=2))
+    if not answers:
+        raise ImgclfError(f"No images in {', '.join(images)}.", "Give image files, or a folder.")
+    if any(isinstance(answer, Unreadable) for answer in answers):
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--dataset",
+    default="",
+    metavar="NAME|FOLDER|CSV",
+    help="Repeat the whole proof on labelled images, against the weights of the training run.",
+)
+@click.option("--data-dir", default="", help="Folder for downloaded data sets.")
+def verify(model: str, dataset: str, data_dir: str) -> None:
+    """Let a model file prove itself on this machine.
+
+    Its bytes are compared with its seal, and the images that it carries are decoded and answered
+    again. Exits with 1 where anything differs. MODEL is a file, or an address in MLflow.
+
+    \b
+    Examples:
+      imgclf verify exports/digits/model.onnx
+      imgclf verify models:/imgclf-digits@champion
+      imgclf verify exports/digits/model.onnx --dataset digits
+    """
+    from imgclf.predict import Predictor
+    from imgclf.verify import describe, proof_line, replay
+
+    with model_file(model) as path:
+        predictor = Predictor(path)
+        verification = replay(predictor)
+        verification.require(model)
+        for line in describe(path, predictor, verification):
+            click.echo(line)
+        if not dataset:
+            return
+        from imgclf.pipeline.prove import prove
+
+        parity = prove(path, dataset, data_dir=data_dir)
+        if parity.failures:
+            raise ImgclfError(
+                f"'{model}' does not answer as its training run's weights do:\n"
+                + "\n".join(f"  {failure}" for failure in parity.failures),
+                "Export the run again.",
+            )
+        click.echo(f"proved    {proof_line(parity.to_dict())}")

@@ -1,0 +1,48 @@
+"""The whole proof again, on labelled images: a file against the weights that it was made from."""
+
+from pathlib import Path
+
+import torch
+
+from imgclf.config import TrainConfig
+from imgclf.data.dataset import SelectedImages
+from imgclf.errors import ImgclfError
+from imgclf.evaluation.inference import predict_logits
+from imgclf.exporting.parity import Parity, compare
+from imgclf.pipeline.data import load_images
+from imgclf.pipeline.subset import choose_subset
+from imgclf.pipeline.trained import load_trained_model
+from imgclf.predict import Predictor
+from imgclf.progress import say
+from imgclf.tracking.runs import download_model, find_run
+
+
+def prove(model: Path, dataset: str, *, data_dir: str = "", max_bad_images: float = 0.01) -> Parity:
+    """Compare an exported file with its training run's weights, from image files to probabilities.
+
+    Args:
+        model: the ``model.onnx``.
+        dataset: labelled images, as `TrainConfig.dataset`: the test split where there is one, else
+            all of them.
+        data_dir: folder for downloaded data sets.
+        max_bad_images: largest share of unreadable images accepted.
+
+    Raises:
+        ImgclfError: the run's weights or the images cannot be had.
+    """
+    predictor = Predictor(model)
+    run_id = predictor.card.provenance.get("mlflow_run_id")
+    if run_id is None:
+        raise ImgclfError(f"'{model}' does not say which run it was made from.", "Export it again.")
+    run = find_run(run_id)
+    with download_model(run) as folder:
+        trained = load_trained_model(folder)
+    config = TrainConfig(dataset=dataset, data_dir=data_dir, max_bad_images=max_bad_images)
+    card = predictor.card
+    images = load_images(config, card.preprocessing)
+    subset = choose_subset(images, "", card, trained.config)
+    inputs = SelectedImages(images, subset.positions, card.preprocessing)
+    say(f"comparing the file with run {run.run_id} on {len(inputs):,} images ({subset.split})")
+    reference = predict_logits(trained.model, inputs, torch.device("cpu"))
+    sources = [images.files[position] for position in subset.positions] if images.files else inputs
+    return compare(reference, predictor, inputs, sources, subset.labels, card.temperature)
