@@ -77,20 +77,32 @@ def _terminate(*_: object) -> None:
     "--exports-dir", default="exports", show_default=True, help="Where that folder is written."
 )
 @click.option("--experiment", default="", help="MLflow experiment to look in.")
-def export(run: str | None, dataset: str, name: str, exports_dir: str, experiment: str) -> None:
+@click.option(
+    "--quantize",
+    type=click.Choice(["int8"]),
+    help="Write a file of 8-bit integers as well, a quarter of the size, for CPUs.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="fp16 writes a file of 16-bit floating point as well, half of the size, for GPUs.",
+)
+def export(run: str | None, quantize: str | None, precision: str, **options: Any) -> None:
     """Turn the best run, or a given one, into one proved ONNX file.
 
     \b
     Examples:
       imgclf export
       imgclf export --run 20261121-090144-3f2a
+      imgclf export --quantize int8
     """
     from imgclf.pipeline.export import export as run_export
     from imgclf.summary import print_export
 
-    print_export(
-        run_export(run, dataset=dataset, name=name, exports_dir=exports_dir, experiment=experiment)
-    )
+    smaller = [kind for kind in (quantize, precision) if kind not in (None, "fp32")]
+    print_export(run_export(run, variants=smaller, **options))
 
 
 main.add_command(predict)

@@ -105,6 +105,13 @@ def print_export(result: "ExportResult") -> None:
     )
     size = result.model.stat().st_size / 1024
     click.echo(f"model     {shown_path(result.model)} ({size:,.0f} KiB)")
+    for variant in result.variants:
+        click.echo(
+            f"{variant.kind:<9} {shown_path(variant.path)} ({variant.size / 1024:,.0f} KiB):"
+            f" test accuracy {variant.test.accuracy:.2%} ({variant.test.reference_accuracy:.2%}),"
+            f" {variant.test.top1_agreement:.2%} the same answers, {variant.speedup:.2f} times the"
+            " speed on this CPU"
+        )
     click.echo()
     example = shown_path(result.folder / "example.png")
     command = next_command("predict", model=shown_path(result.model), image=example)

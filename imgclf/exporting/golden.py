@@ -2,17 +2,15 @@
 
 import hashlib
 import io
+from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from imgclf.card import ModelCard
 from imgclf.data.dataset import ImageDataset
-from imgclf.evaluation.inference import predict_logits
 from imgclf.golden import GoldenInput, GoldenInputs
-from imgclf.models import ImageClassifier
 from imgclf.preprocess import to_array
 
 _MOST_BYTES = 256 * 1024
@@ -23,7 +21,7 @@ _ORIENTATION, _ROTATED = 0x0112, 6
 
 
 def choose_golden_inputs(
-    model: ImageClassifier,
+    answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     card: ModelCard,
     images: ImageDataset,
     positions: NDArray[np.int64],
@@ -32,7 +30,7 @@ def choose_golden_inputs(
     """Take one image of each class while they fit into 256 KiB, and one as an odd-sized JPEG.
 
     Args:
-        model: the selected weights, on the CPU: its logits are the expected ones.
+        answer: uint8 [n, height, width, channels] -> the logits to expect, float32 [n, classes].
         card: of the file that is to carry them.
         images: the data set.
         positions: int64 [n], of the images to choose from: the test split.
@@ -41,7 +39,7 @@ def choose_golden_inputs(
     files = _one_of_each_class(images, positions)
     files.append(_odd_jpeg(images.images[positions[0]]))
     arrays = [to_array(file, card.preprocessing) for file in files]
-    logits = predict_logits(model, np.stack(arrays), torch.device("cpu"))
+    logits = answer(np.stack(arrays))
     inputs = [
         GoldenInput(
             file,

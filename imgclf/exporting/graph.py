@@ -51,7 +51,7 @@ def build_onnx(
     """
     assert len(example) == 2
     exported = _ExportedClassifier(model, temperature).eval()
-    with _quiet():
+    with quiet("torch.onnx"):
         program = torch.onnx.export(
             exported,
             (torch.from_numpy(example),),
@@ -90,10 +90,10 @@ def write_onnx(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's chatter; what it raises still passes."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
+def quiet(logger_name: str) -> Iterator[None]:
+    """Silence the chatter of a library's export; what it raises still passes."""
+    logger = logging.getLogger(logger_name)
+    level, handlers = logger.level, logger.handlers[:]
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -101,3 +101,5 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+        # A first remark to the root logger gives it a handler of its own.
+        logger.handlers[:] = handlers

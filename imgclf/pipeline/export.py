@@ -5,24 +5,28 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
 
 from imgclf.card import ModelCard
 from imgclf.config import TrainConfig
-from imgclf.data.dataset import ImageDataset, SelectedImages
+from imgclf.data.dataset import ImageDataset
 from imgclf.data.splits import Split
 from imgclf.errors import ImgclfError, UsageError
-from imgclf.evaluation.calibration import expected_calibration_error, fit_temperature
-from imgclf.evaluation.inference import predict_logits
-from imgclf.evaluation.metrics import softmax
 from imgclf.exporting import graph, parity
-from imgclf.exporting.golden import choose_golden_inputs
-from imgclf.models import ImageClassifier
+from imgclf.exporting.variants import Variant
+from imgclf.pipeline.build import (
+    EXPORTED_FILES,
+    MODEL_FILE,
+    VARIANT_FILES,
+    Building,
+    build_model,
+    build_variant,
+    write_example,
+)
 from imgclf.pipeline.data import load_and_split, load_images
 from imgclf.pipeline.output import ensure_writable
 from imgclf.pipeline.trained import load_trained_model
@@ -38,9 +42,6 @@ from imgclf.tracking.model_registry import (
 )
 from imgclf.tracking.pytorch_model import log_pytorch_model
 from imgclf.tracking.runs import TrainRun, best_run, download_model, find_run
-from imgclf.verify import replay
-
-EXPORTED_FILES = MODEL_FILE, PARITY_FILE, EXAMPLE_FILE = "model.onnx", "parity.json", "example.png"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class ExportResult:
         run: the training run that the model comes from.
         parity: the proof.
         registration: the registered version.
+        variants: the smaller files that were asked for.
     """
 
     folder: Path
@@ -62,6 +64,7 @@ class ExportResult:
     run: TrainRun
     parity: parity.Parity
     registration: Registration
+    variants: tuple[Variant, ...]
 
 
 def export(
@@ -71,6 +74,7 @@ def export(
     name: str = "",
     exports_dir: str | os.PathLike[str] = "exports",
     experiment: str = "",
+    variants: Collection[str] = (),
 ) -> ExportResult:
     """Turn a training run into one ONNX file, and prove that it answers as the trained model does.
 
@@ -83,6 +87,7 @@ def export(
         name: of the folder in ``exports_dir``; empty for the data set's name.
         exports_dir: receives the folder.
         experiment: where to look for the best run; empty for MLflow's environment or default.
+        variants: smaller files to write beside the model: ``int8``, ``fp16``.
 
     Raises:
         ImgclfError: there is no such run, the data is not what the run was trained on, or the proof
@@ -107,15 +112,22 @@ def export(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as workspace:
         built = Path(workspace) / "export"
         built.mkdir()
-        proof, figures = _build_and_prove(trained.model, card, images, split, built)
-        label = _write_example(images, split, built)
+        building = Building.start(trained.model, card, images, split, built)
+        proof, figures = build_model(building)
+        built_variants = tuple(build_variant(building, kind) for kind in variants)
+        label = write_example(building)
         example = images.inputs(np.resize(split.test, 2))
         registration = register_export(chosen, built / MODEL_FILE, card, example)
         log_pytorch_model(chosen, trained.model, card, example, trained.sha256)
-        log_export_files(chosen, built, EXPORTED_FILES)
+        log_export_files(chosen, built)
         log_export_metrics(chosen, figures | {"time/export_seconds": time.perf_counter() - started})
         _replace_folder(built, target)
-    return ExportResult(target, target / MODEL_FILE, label, chosen, proof, registration)
+    moved_variants = tuple(
+        dataclasses.replace(variant, path=target / variant.path.name) for variant in built_variants
+    )
+    return ExportResult(
+        target, target / MODEL_FILE, label, chosen, proof, registration, moved_variants
+    )
 
 
 def _choose_run(run: str | None, dataset: str, moved: Path | None, experiment: str) -> TrainRun:
@@ -167,53 +179,6 @@ def _load_data(run: TrainRun, config: TrainConfig) -> tuple[ImageDataset, Split]
     return images, split
 
 
-def _build_and_prove(
-    model: ImageClassifier, card: ModelCard, images: ImageDataset, split: Split, folder: Path
-) -> tuple[parity.Parity, dict[str, float]]:
-    """Write the file, prove it, and write it again with the proof and the golden inputs in it.
-
-    Returns:
-        the proof, and the figures to log.
-    """
-    test, path = SelectedImages(images, split.test), folder / MODEL_FILE
-    cpu, labels = torch.device("cpu"), images.labels[split.test]
-    reference = predict_logits(model, test, cpu)
-    val_logits = predict_logits(model, SelectedImages(images, split.val), cpu)
-    temperature = fit_temperature(val_logits, images.labels[split.val])
-    card = dataclasses.replace(card, temperature=temperature)
-    say("tracing the network")
-    example = np.ascontiguousarray(images.inputs(np.resize(split.test, 2)))
-    proto = graph.build_onnx(model, example, temperature)
-    graph.write_onnx(proto, card, path)
-    say(f"comparing the file with the trained model on {len(test):,} test images")
-    sources = [images.files[position] for position in split.test] if images.files else test
-    proof = parity.compare(reference, Predictor(path), test, sources, labels, temperature)
-    proof.require()
-    card = dataclasses.replace(card, parity=proof.to_dict())
-    tolerance = parity.SCALED_TOLERANCE
-    golden = choose_golden_inputs(model, card, images, split.test, tolerance)
-    graph.write_onnx(proto, card, path, golden)
-    replay(Predictor(path)).require(MODEL_FILE)
-    (folder / PARITY_FILE).write_text(proof.to_json(), encoding="utf-8")
-    before, after = softmax(reference), softmax(reference / np.float32(temperature))
-    figures = {
-        "export/max_scaled_difference": proof.max_scaled_difference,
-        "export/top1_agreement": proof.top1_agreement,
-        "export/temperature": temperature,
-        "export/test_calibration_error_before": expected_calibration_error(before, labels),
-        "export/test_calibration_error": expected_calibration_error(after, labels),
-    }
-    return proof, figures
-
-
-def _write_example(images: ImageDataset, split: Split, folder: Path) -> str:
-    """Write a test image, so that a person has something to predict at once."""
-    position = split.test[0]
-    pixels = images.images[position]
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(folder / EXAMPLE_FILE)
-    return images.classes[images.labels[position]]
-
-
 def _refuse_other_model(target: Path, card: ModelCard) -> None:
     """Replace an export of the same data set, never anything else."""
     if not target.exists():
@@ -227,7 +192,8 @@ def _refuse_other_model(target: Path, card: ModelCard) -> None:
 
 def _exported_from(folder: Path) -> str | None:
     """Return the digest of the data behind an export; None for a folder that is none."""
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} != set(EXPORTED_FILES):
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not {*EXPORTED_FILES} <= names <= {*EXPORTED_FILES, *VARIANT_FILES}:
         return None
     try:
         return Predictor(folder / MODEL_FILE).card.provenance.get("dataset_digest")

@@ -77,12 +77,10 @@ def register_export(
     return Registration(name, str(registered.version), is_champion, reason)
 
 
-def log_export_files(run: TrainRun, folder: Path, names: tuple[str, ...]) -> None:
-    """Add files of an export to its training run, under ``export/``."""
+def log_export_files(run: TrainRun, folder: Path) -> None:
+    """Add the files of an export to its training run, under ``export/``."""
     with readable_errors():
-        client = connect()
-        for name in names:
-            client.log_artifact(run.mlflow_run_id, str(folder / name), "export")
+        connect().log_artifacts(run.mlflow_run_id, str(folder), "export")
 
 
 def log_export_metrics(run: TrainRun, values: Mapping[str, float]) -> None:

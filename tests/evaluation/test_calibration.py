@@ -6,7 +6,7 @@ from imgclf.evaluation.calibration import expected_calibration_error, fit_temper
 from imgclf.evaluation.metrics import softmax
 
 
-def sampled(temperature: float, number: int = 20_000):
+def sampled(temperature: float, number: int = 100_000):
     """Logits and labels for which that temperature is the right one."""
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 2, (number, 5)).astype(np.float32)

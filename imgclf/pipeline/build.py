@@ -1,0 +1,189 @@
+"""Builds the files of an export, each with its proof."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from imgclf.card import ModelCard
+from imgclf.data.dataset import ImageDataset, SelectedImages
+from imgclf.data.splits import Split
+from imgclf.errors import ImgclfError
+from imgclf.evaluation.calibration import expected_calibration_error, fit_temperature
+from imgclf.evaluation.inference import predict_logits
+from imgclf.evaluation.metrics import softmax
+from imgclf.exporting import graph, parity, variants
+from imgclf.exporting.golden import choose_golden_inputs
+from imgclf.exporting.variants import VARIANTS, Variant
+from imgclf.models import ImageClassifier
+from imgclf.predict import Predictor
+from imgclf.preprocess import ImageSource
+from imgclf.progress import say
+from imgclf.verify import replay
+
+EXPORTED_FILES = MODEL_FILE, PARITY_FILE, EXAMPLE_FILE = "model.onnx", "parity.json", "example.png"
+# Where they are asked for.
+VARIANT_FILES = tuple(f"model-{kind}.onnx" for kind in VARIANTS) + tuple(
+    f"{kind}.json" for kind in VARIANTS
+)
+_CALIBRATION_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class Building:
+    """What an export's files are made from.
+
+    Attributes:
+        model: the selected weights, on the CPU.
+        card: with the temperature that was fitted.
+        images, split: the data that the model was trained on.
+        folder: receives the files.
+        test_logits, val_logits: float32 [n, classes], the model's answers; what files are held
+            against.
+    """
+
+    model: ImageClassifier
+    card: ModelCard
+    images: ImageDataset
+    split: Split
+    folder: Path
+    test_logits: NDArray[np.float32]
+    val_logits: NDArray[np.float32]
+
+    @classmethod
+    def start(
+        cls,
+        model: ImageClassifier,
+        card: ModelCard,
+        images: ImageDataset,
+        split: Split,
+        folder: Path,
+    ) -> "Building":
+        """Let the model answer, and fit the temperature on the validation images."""
+        say(f"answering {len(split.test) + len(split.val):,} images with the trained weights")
+        none = np.empty((0, len(card.classes)), np.float32)
+        logits = {
+            part: predict_logits(model, SelectedImages(images, positions), torch.device("cpu"))
+            if len(positions)
+            else none
+            for part, positions in (("test", split.test), ("val", split.val))
+        }
+        temperature = fit_temperature(logits["val"], images.labels[split.val])
+        card = dataclasses.replace(card, temperature=temperature)
+        return cls(model, card, images, split, folder, logits["test"], logits["val"])
+
+    def answer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the trained weights' logits for network inputs."""
+        return predict_logits(self.model, pixels, torch.device("cpu"))
+
+    @property
+    def example(self) -> NDArray[np.uint8]:
+        """Two test images, uint8 [2, height, width, channels], to trace the network with."""
+        return np.ascontiguousarray(self.images.inputs(np.resize(self.split.test, 2)))
+
+    def sources(self, positions: NDArray[np.int64]) -> Sequence[ImageSource] | SelectedImages:
+        """Return images as a user has them: their files where there are files."""
+        if self.images.files:
+            return [self.images.files[position] for position in positions]
+        return SelectedImages(self.images, positions)
+
+
+def build_model(building: Building) -> tuple[parity.Parity, dict[str, float]]:
+    """Write the file, prove it, and write it again with the proof and the golden inputs in it.
+
+    Returns:
+        the proof, and the figures to log.
+
+    Raises:
+        ImgclfError: the proof failed.
+    """
+    path, card, reference = building.folder / MODEL_FILE, building.card, building.test_logits
+    test = SelectedImages(building.images, building.split.test)
+    labels = building.images.labels[building.split.test]
+    say("tracing the network")
+    proto = graph.build_onnx(building.model, building.example, card.temperature)
+    graph.write_onnx(proto, card, path)
+    say(f"comparing the file with the trained model on {len(test):,} test images")
+    sources = building.sources(building.split.test)
+    proof = parity.compare(reference, Predictor(path), test, sources, labels, card.temperature)
+    proof.require()
+    card = dataclasses.replace(card, parity=proof.to_dict())
+    test_positions, tolerance = building.split.test, parity.SCALED_TOLERANCE
+    golden = choose_golden_inputs(building.answer, card, building.images, test_positions, tolerance)
+    graph.write_onnx(proto, card, path, golden)
+    replay(Predictor(path)).require(MODEL_FILE)
+    (building.folder / PARITY_FILE).write_text(proof.to_json(), encoding="utf-8")
+    before, after = softmax(reference), softmax(reference / np.float32(card.temperature))
+    figures = {
+        "export/max_scaled_difference": proof.max_scaled_difference,
+        "export/top1_agreement": proof.top1_agreement,
+        "export/temperature": card.temperature,
+        "export/test_calibration_error_before": expected_calibration_error(before, labels),
+        "export/test_calibration_error": expected_calibration_error(after, labels),
+    }
+    return proof, figures
+
+
+def build_variant(building: Building, kind: str) -> Variant:
+    """Write a smaller file of the model, and hold it against the trained weights.
+
+    `build_model` comes first.
+
+    Raises:
+        ImgclfError: it is not good enough, or there are no validation images to tell by.
+    """
+    model, card, split = building.model, building.card, building.split
+    if kind == "int8" and not len(split.val):
+        raise ImgclfError(
+            "int8 is accepted or refused on validation images, and this run had none.",
+            "Train with a --val-fraction, or export without int8.",
+        )
+    say(f"writing the {kind} file")
+    path = building.folder / f"model-{kind}.onnx"
+    if kind == "int8":
+        proto = graph.build_onnx(model, building.example, card.temperature)
+        spread = np.linspace(0, len(split.train) - 1, min(_CALIBRATION_IMAGES, len(split.train)))
+        chosen = split.train[spread.astype(int)]
+        proto = variants.quantize_int8(proto, building.images.inputs(chosen))
+    else:
+        half = variants.half_precision(model)
+        proto = graph.build_onnx(half, building.example, card.temperature)
+    graph.write_onnx(proto, card, path)
+    predictor, fp32 = Predictor(path), building.folder / MODEL_FILE
+
+    def agreement(positions: NDArray[np.int64], reference: NDArray[np.float32]):
+        labels = building.images.labels[positions]
+        return variants.agree(reference, predictor, building.sources(positions), labels)
+
+    test = agreement(split.test, building.test_logits)
+    val = agreement(split.val, building.val_logits) if len(split.val) else None
+    inputs = building.images.inputs(split.test[:32])
+    ratio = variants.speedup(predictor, Predictor(fp32), inputs)
+    card = dataclasses.replace(card, parity={"variant": kind, **dataclasses.asdict(test)})
+    # fp16 must answer as the trained weights do; int8 as it does here.
+    answer = building.answer if kind == "fp16" else lambda pixels: predictor.run(pixels)[0]
+    tolerance = variants.GOLDEN_TOLERANCES[kind]
+    golden = choose_golden_inputs(answer, card, building.images, split.test, tolerance)
+    graph.write_onnx(proto, card, path, golden)
+    replay(Predictor(path)).require(path.name)
+    size = path.stat().st_size
+    variant = Variant(kind, path, test, val, size, fp32.stat().st_size, ratio)
+    variant.require()
+    text = json.dumps(variant.to_dict(), indent=2) + "\n"
+    (building.folder / f"{kind}.json").write_text(text, encoding="utf-8")
+    return variant
+
+
+def write_example(building: Building) -> str:
+    """Write a test image, so that a person has something to predict at once; return its label."""
+    position = building.split.test[0]
+    pixels = building.images.images[position]
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    image.save(building.folder / EXAMPLE_FILE)
+    return building.images.classes[building.images.labels[position]]
