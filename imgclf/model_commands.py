@@ -94,7 +94,7 @@ def verify(model: str, dataset: str, data_dir: str) -> None:
       imgclf verify exports/digits/model.onnx --dataset digits
     """
     from imgclf.predict import Predictor
-    from imgclf.verify import describe, proof_line, replay
+    from imgclf.verify import describe, replay
 
     with model_file(model) as path:
         predictor = Predictor(path)
@@ -113,4 +113,4 @@ def verify(model: str, dataset: str, data_dir: str) -> None:
                 + "\n".join(f"  {failure}" for failure in parity.failures),
                 "Export the run again.",
             )
-        click.echo(f"proved    {proof_line(parity.to_dict())}")
+        click.echo(f"proved    {parity.summary}")

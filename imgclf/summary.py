@@ -93,11 +93,9 @@ def _print_ui_command(tracking_uri: str) -> None:
 
 def print_export(result: "ExportResult") -> None:
     """Print an export: the proof, the files, the registered version and how to predict."""
-    from imgclf.verify import proof_line  # loads onnxruntime
-
     registration = result.registration
     click.echo()
-    click.secho(f"proved    {proof_line(result.parity.to_dict())}", bold=True)
+    click.secho(f"proved    {result.parity.summary}", bold=True)
     champion = "champion" if registration.is_champion else "not champion"
     click.echo(
         f"MLflow    {registration.name} version {registration.version},"
@@ -108,9 +106,7 @@ def print_export(result: "ExportResult") -> None:
     for variant in result.variants:
         click.echo(
             f"{variant.kind:<9} {shown_path(variant.path)} ({variant.size / 1024:,.0f} KiB):"
-            f" test accuracy {variant.test.accuracy:.2%} ({variant.test.reference_accuracy:.2%}),"
-            f" {variant.test.top1_agreement:.2%} the same answers, {variant.speedup:.2f} times the"
-            " speed on this CPU"
+            f" {variant.test.summary}; {variant.speedup:.2f} times the speed on this CPU"
         )
     click.echo()
     example = shown_path(result.folder / "example.png")

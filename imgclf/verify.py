@@ -1,10 +1,8 @@
 """A model file proves itself: its golden inputs are replayed on this machine."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -105,19 +103,9 @@ def describe(path: Path, predictor: Predictor, verification: Verification) -> li
         "from": f"run {known('run_id', 'unknown')} of imgclf {known('imgclf', 'unknown')}, torch"
         f" {known('torch', 'unknown')}; data {known('dataset_digest', 'unknown')[:12]}",
     }
-    if card.parity:
-        lines["proof"] = proof_line(card.parity)
+    if "summary" in card.parity:
+        lines["proof"] = f"{card.parity['summary']}"
     return [f"{title:<9} {text}" for title, text in lines.items()]
-
-
-def proof_line(parity: Mapping[str, Any]) -> str:
-    """Word the figures of a parity proof, as the model card holds them."""
-    stored = "stored files" if parity["from_files"] else "stored pixels"
-    return (
-        f"{parity['images']:,} images from {stored}: same answers, logits within"
-        f" {parity['max_scaled_difference']:.1e}, accuracy {parity['onnx_accuracy']:.2%} ="
-        f" {parity['reference_accuracy']:.2%}"
-    )
 
 
 def _run(

@@ -51,10 +51,21 @@ class Parity:
     batch_sizes: tuple[int, ...]
     failures: tuple[str, ...]
 
+    @property
+    def summary(self) -> str:
+        """The figures of a proof that holds, in words."""
+        stored = "stored files" if self.from_files else "stored pixels"
+        return (
+            f"{self.images:,} images from {stored}: same answers, logits within"
+            f" {self.max_scaled_difference:.1e}, accuracy {self.onnx_accuracy:.2%} ="
+            f" {self.reference_accuracy:.2%}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the figures with the tolerances they are held against."""
         return {
             **dataclasses.asdict(self),
+            "summary": self.summary,
             "passed": not self.failures,
             "scaled_tolerance": SCALED_TOLERANCE,
             "probability_tolerance": PROBABILITY_TOLERANCE,

@@ -54,6 +54,14 @@ class Agreement:
     reference_accuracy: float
     accuracy: float
 
+    @property
+    def summary(self) -> str:
+        """The figures in words."""
+        return (
+            f"{self.top1_agreement:.2%} of {self.images:,} images have the trained model's"
+            f" answer, accuracy {self.accuracy:.2%} beside {self.reference_accuracy:.2%}"
+        )
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -141,8 +149,11 @@ def quantize_int8(proto: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.Mod
     """
     # The quantiser remarks on tensors through the root logger.
     with tempfile.TemporaryDirectory() as folder, quiet(""):
-        prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
-        quant_pre_process(proto, prepared, skip_symbolic_shape=True)
+        names = ("fp32.onnx", "prepared.onnx", "quantized.onnx")
+        fp32, prepared, quantized = (Path(folder) / name for name in names)
+        # From a file: of a graph in memory it loses the weights (onnxruntime 1.31).
+        onnx.save(proto, fp32)
+        quant_pre_process(fp32, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
             quantized,
@@ -152,8 +163,21 @@ def quantize_int8(proto: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.Mod
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=_behind(onnx.load(prepared), "logits"),
+            # Logits in 256 steps would tie.
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
         return onnx.load(quantized)
+
+
+def _behind(proto: onnx.ModelProto, value: str) -> list[str]:
+    """Return the nodes that compute with a value, directly or not."""
+    values, nodes = {value}, []
+    for node in proto.graph.node:  # they stand in the order of computation
+        if values & set(node.input):
+            values |= set(node.output)
+            nodes.append(node.name)
+    return nodes
 
 
 class _CalibrationImages(CalibrationDataReader):
