@@ -1,5 +1,6 @@
 """What each command answers: on a real model, a real run and real images."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -118,6 +119,39 @@ def test_an_address_in_mlflow_answers_as_its_file(model: Path, exported, folder:
     result = imgclf("predict", address, folder / "a.png", "--json")
     assert result.exit_code == 0, result.stderr
     assert result.stdout == imgclf("predict", model, folder / "a.png", "--json").stdout
+
+
+# --- Verify
+
+
+def test_a_verified_file_tells_what_it_is(model: Path, exported):
+    result = imgclf("verify", model)
+    assert result.exit_code == 0
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert lines["verified"].startswith("11 golden inputs")
+    assert lines["file"].endswith(hashlib.sha256(model.read_bytes()).hexdigest())
+    assert "digits-cnn on digits: 10 classes, 8x8 grey, any batch size, opset 20" in lines["model"]
+    assert "CPUExecutionProvider; onnxruntime" in lines["runs"]
+    assert exported.run.run_id in lines["from"]
+    assert lines["proof"] == exported.parity.summary
+
+
+def test_the_copy_in_the_registry_is_verified_and_proved_again(exported):
+    name, version = exported.registration.name, exported.registration.version
+    result = imgclf("verify", f"models:/{name}/{version}", "--dataset", "digits")
+    assert result.exit_code == 0, result.output
+    assert f"SHA-256 {hashlib.sha256(exported.model.read_bytes()).hexdigest()}" in result.stdout
+    assert "proved    1,797 images from stored pixels: same answers" in result.stdout
+
+
+def test_a_changed_file_is_not_verified(model: Path, tmp_path: Path):
+    content = bytearray(model.read_bytes())
+    content[1000] ^= 1
+    (tmp_path / "model.onnx").write_bytes(content)
+    result = imgclf("verify", tmp_path / "model.onnx")
+    assert result.exit_code == 1
+    assert "has been changed since it was exported" in result.stderr
+    assert result.stdout == ""
 
 
 # --- Evaluate

@@ -165,7 +165,11 @@ def build_variant(building: Building, kind: str) -> Variant:
     val = agreement(split.val, building.val_logits) if len(split.val) else None
     inputs = building.images.inputs(split.test[:32])
     ratio = variants.speedup(predictor, Predictor(fp32), inputs)
-    card = dataclasses.replace(card, parity={**dataclasses.asdict(test), "summary": test.summary})
+    card = dataclasses.replace(
+        card,
+        parity={**dataclasses.asdict(test), "summary": test.summary},
+        provenance={**card.provenance, "variant": kind},
+    )
     # fp16 must answer as the trained weights do; int8 as it does here.
     answer = building.answer if kind == "fp16" else lambda pixels: predictor.run(pixels)[0]
     tolerance = variants.GOLDEN_TOLERANCES[kind]

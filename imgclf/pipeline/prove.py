@@ -8,7 +8,8 @@ from imgclf.config import TrainConfig
 from imgclf.data.dataset import SelectedImages
 from imgclf.errors import ImgclfError
 from imgclf.evaluation.inference import predict_logits
-from imgclf.exporting.parity import Parity, compare
+from imgclf.exporting.parity import compare
+from imgclf.exporting.variants import VARIANTS, agree
 from imgclf.pipeline.data import load_images
 from imgclf.pipeline.subset import choose_subset
 from imgclf.pipeline.trained import load_trained_model
@@ -17,8 +18,8 @@ from imgclf.progress import say
 from imgclf.tracking.runs import download_model, find_run
 
 
-def prove(model: Path, dataset: str, *, data_dir: str = "", max_bad_images: float = 0.01) -> Parity:
-    """Compare an exported file with its training run's weights, from image files to probabilities.
+def prove(model: Path, dataset: str, *, data_dir: str = "", max_bad_images: float = 0.01) -> str:
+    """Compare an exported file with its training run's weights, from image files to answers.
 
     Args:
         model: the ``model.onnx``.
@@ -27,8 +28,12 @@ def prove(model: Path, dataset: str, *, data_dir: str = "", max_bad_images: floa
         data_dir: folder for downloaded data sets.
         max_bad_images: largest share of unreadable images accepted.
 
+    Returns:
+        the figures in words.
+
     Raises:
-        ImgclfError: the run's weights or the images cannot be had.
+        ImgclfError: the file does not answer as the weights do, or they or the images cannot be
+            had.
     """
     predictor = Predictor(model)
     run_id = predictor.card.provenance.get("mlflow_run_id")
@@ -45,4 +50,16 @@ def prove(model: Path, dataset: str, *, data_dir: str = "", max_bad_images: floa
     say(f"comparing the file with run {run.run_id} on {len(inputs):,} images ({subset.split})")
     reference = predict_logits(trained.model, inputs, torch.device("cpu"))
     sources = [images.files[position] for position in subset.positions] if images.files else inputs
-    return compare(reference, predictor, inputs, sources, subset.labels, card.temperature)
+    kind = card.provenance.get("variant")
+    if kind in VARIANTS:
+        found = agree(reference, predictor, sources, subset.labels)
+        failures = found.failure(kind)
+    else:
+        found = compare(reference, predictor, inputs, sources, subset.labels, card.temperature)
+        failures = "; ".join(found.failures)
+    if failures:
+        raise ImgclfError(
+            f"'{model}' does not answer as the weights of run {run.run_id} do: {failures}.",
+            "Export the run again.",
+        )
+    return found.summary
