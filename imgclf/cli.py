@@ -89,6 +89,13 @@ def _terminate(*_: object) -> None:
     show_default=True,
     help="fp16 writes a file of 16-bit floating point as well, half of the size, for GPUs.",
 )
+@click.option(
+    "--format",
+    type=click.Choice(["onnx", "triton"]),
+    default="onnx",
+    show_default=True,
+    help="triton writes a model repository for NVIDIA Triton and KServe as well.",
+)
 def export(run: str | None, quantize: str | None, precision: str, **options: Any) -> None:
     """Turn the best run, or a given one, into one proved ONNX file.
 

@@ -32,6 +32,7 @@ EXPORTED_FILES = MODEL_FILE, PARITY_FILE, EXAMPLE_FILE = "model.onnx", "parity.j
 VARIANT_FILES = tuple(f"model-{kind}.onnx" for kind in VARIANTS) + tuple(
     f"{kind}.json" for kind in VARIANTS
 )
+TRITON_FOLDER = "triton"
 _CALIBRATION_IMAGES = 512
 
 

@@ -17,10 +17,12 @@ from imgclf.data.dataset import ImageDataset
 from imgclf.data.splits import Split
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.exporting import graph, parity
+from imgclf.exporting.triton import write_model_repository
 from imgclf.exporting.variants import Variant
 from imgclf.pipeline.build import (
     EXPORTED_FILES,
     MODEL_FILE,
+    TRITON_FOLDER,
     VARIANT_FILES,
     Building,
     build_model,
@@ -38,6 +40,7 @@ from imgclf.tracking.model_registry import (
     log_export_files,
     log_export_metrics,
     register_export,
+    registered_name,
     tag_runner_run,
 )
 from imgclf.tracking.pytorch_model import log_pytorch_model
@@ -75,6 +78,7 @@ def export(
     exports_dir: str | os.PathLike[str] = "exports",
     experiment: str = "",
     variants: Collection[str] = (),
+    format: str = "onnx",
 ) -> ExportResult:
     """Turn a training run into one ONNX file, and prove that it answers as the trained model does.
 
@@ -88,6 +92,7 @@ def export(
         exports_dir: receives the folder.
         experiment: where to look for the best run; empty for MLflow's environment or default.
         variants: smaller files to write beside the model: ``int8``, ``fp16``.
+        format: ``triton`` writes a model repository for NVIDIA Triton as well.
 
     Raises:
         ImgclfError: there is no such run, the data is not what the run was trained on, or the proof
@@ -116,6 +121,10 @@ def export(
         proof, figures = build_model(building)
         built_variants = tuple(build_variant(building, kind) for kind in variants)
         label = write_example(building)
+        if format == "triton":
+            repository_name = registered_name(name or chosen.dataset)
+            repository = built / TRITON_FOLDER
+            write_model_repository(built / MODEL_FILE, card, repository_name, repository)
         example = images.inputs(np.resize(split.test, 2))
         registration = register_export(chosen, built / MODEL_FILE, card, example)
         log_pytorch_model(chosen, trained.model, card, example, trained.sha256)
@@ -193,7 +202,7 @@ def _refuse_other_model(target: Path, card: ModelCard) -> None:
 def _exported_from(folder: Path) -> str | None:
     """Return the digest of the data behind an export; None for a folder that is none."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if not {*EXPORTED_FILES} <= names <= {*EXPORTED_FILES, *VARIANT_FILES}:
+    if not {*EXPORTED_FILES} <= names <= {*EXPORTED_FILES, *VARIANT_FILES, TRITON_FOLDER}:
         return None
     try:
         return Predictor(folder / MODEL_FILE).card.provenance.get("dataset_digest")

@@ -78,9 +78,12 @@ def register_export(
 
 
 def log_export_files(run: TrainRun, folder: Path) -> None:
-    """Add the files of an export to its training run, under ``export/``."""
+    """Add the files of an export, without its folders, to its training run, under ``export/``."""
     with readable_errors():
-        connect().log_artifacts(run.mlflow_run_id, str(folder), "export")
+        client = connect()
+        for path in sorted(folder.iterdir()):
+            if path.is_file():
+                client.log_artifact(run.mlflow_run_id, str(path), "export")
 
 
 def log_export_metrics(run: TrainRun, values: Mapping[str, float]) -> None:

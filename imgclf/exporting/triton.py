@@ -1,0 +1,61 @@
+"""A model repository for NVIDIA Triton, which KServe serves as well."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from imgclf.card import ModelCard
+
+_LARGEST_BATCH = 64
+# How long a request may wait for others to share its batch.
+_QUEUE_MICROSECONDS = 2000
+
+
+def write_model_repository(model: Path, card: ModelCard, name: str, folder: Path) -> Path:
+    """Write ``<folder>/<name>/`` with configuration, labels and version 1 of a model.
+
+    Args:
+        model: the ``model.onnx``.
+        card: its card.
+        name: of the model in Triton; characters that have no place in an address are replaced.
+        folder: receives the model's folder; this is the model repository.
+
+    Returns:
+        the model's folder.
+    """
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", name)
+    target = folder / name
+    (target / "1").mkdir(parents=True)
+    shutil.copyfile(model, target / "1" / "model.onnx")
+    # One label a line: a class whose name holds a line break keeps its place.
+    labels = [" ".join(label.split()) for label in card.classes]
+    (target / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
+    (target / "config.pbtxt").write_text(_configuration(card, name), encoding="utf-8")
+    return target
+
+
+def _configuration(card: ModelCard, name: str) -> str:
+    size, classes = card.preprocessing, len(card.classes)
+    outputs = ",\n".join(
+        f'  {{ name: "{output}", data_type: TYPE_FP32, dims: [{classes}],'
+        ' label_filename: "labels.txt" }'
+        for output in ("logits", "probabilities")
+    )
+    return f"""\
+# Pixels go in as they are: the image at {size.height}x{size.width}, normalised in the graph.
+name: {json.dumps(name)}
+backend: "onnxruntime"
+max_batch_size: {_LARGEST_BATCH}
+input [
+  {{ name: "image", data_type: TYPE_UINT8, dims: [{size.height}, {size.width}, {size.channels}] }}
+]
+output [
+{outputs}
+]
+# Requests that come within {_QUEUE_MICROSECONDS / 1000:g} ms of each other share a batch.
+dynamic_batching {{ max_queue_delay_microseconds: {_QUEUE_MICROSECONDS} }}
+# One session on each GPU where there are GPUs, else one on the CPU.
+instance_group [ {{ count: 1, kind: KIND_AUTO }} ]
+version_policy {{ latest {{ num_versions: 1 }} }}
+"""
