@@ -15,7 +15,7 @@ from imgclf import __version__
 from imgclf.command import CONTEXT_SETTINGS, ConfigCommand, Group, config_options
 from imgclf.config import TrainConfig
 from imgclf.errors import UsageError
-from imgclf.model_commands import predict, verify
+from imgclf.model_commands import predict, serve, verify
 from imgclf.recipes import DATASETS, RECIPES, nearest
 
 
@@ -114,6 +114,7 @@ def export(run: str | None, quantize: str | None, precision: str, **options: Any
 
 main.add_command(predict)
 main.add_command(verify)
+main.add_command(serve)
 
 
 @main.command()

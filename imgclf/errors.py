@@ -44,3 +44,11 @@ class UsageError(ImgclfError):
 
 class BadImageError(ImgclfError):
     """One image that cannot be read; ``message`` is the reason, without the image's name."""
+
+
+class UnknownFormatError(BadImageError):
+    """What was given is no image at all, or one of a format that is not read."""
+
+
+class TooManyPixelsError(BadImageError):
+    """An image that is too large to be decoded."""

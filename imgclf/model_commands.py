@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -107,3 +108,96 @@ def verify(model: str, dataset: str, data_dir: str) -> None:
         from imgclf.pipeline.prove import prove
 
         click.echo(f"proved    {prove(path, dataset, data_dir=data_dir)}")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--name", default="", help="What clients call the model; else the data set's name.")
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Processes that share the port.",
+)
+@click.option(
+    "--threads",
+    default=0,
+    type=click.IntRange(0, 1024),
+    help="CPU threads of each process's session; 0: the cores over the workers.",
+)
+@click.option(
+    "--max-body-mb",
+    default=32,
+    show_default=True,
+    type=click.IntRange(1, 4096),
+    help="Largest request, in MiB.",
+)
+@click.option(
+    "--max-pixels",
+    default=50_000_000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Largest image, in pixels.",
+)
+@click.option(
+    "--max-images",
+    default=256,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Most images in a request.",
+)
+@click.option(
+    "--max-batch",
+    default=32,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Most images that are answered together; 1: none are.",
+)
+@click.option(
+    "--max-queue",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Most images that wait; past it a request is refused with 429.",
+)
+@click.option(
+    "--timeout",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="Seconds that a request may take.",
+)
+@click.option(
+    "--api-key-file",
+    default="",
+    metavar="FILE",
+    help="Ask for one of the keys in this file, one a line.",
+)
+@click.option(
+    "--cors-origin",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Web pages from there may call; may be repeated.",
+)
+@click.option("--reload", is_flag=True, help="Take up the file whenever it has changed.")
+def serve(model: str, host: str, port: int, cors_origin: tuple[str, ...], **options: Any) -> None:
+    """Serve a model: a web page, JSON, and the Open Inference Protocol v2.
+
+    MODEL is a file, or an address in MLflow. SIGTERM finishes what is being answered; SIGHUP takes
+    up a changed file, once its golden inputs are answered as they must be.
+
+    \b
+    Examples:
+      imgclf serve exports/digits/model.onnx
+      imgclf serve exports/digits/model.onnx --host 0.0.0.0 --port 8080 --workers 2
+      curl --data-binary @exports/digits/example.png http://127.0.0.1:8000/predict
+    """
+    from imgclf.serving.run import serve as run_server
+    from imgclf.serving.settings import ServerSettings
+
+    with model_file(model) as path:
+        settings = ServerSettings(str(path.absolute()), cors_origins=cors_origin, **options)
+        run_server(settings, host, port)

@@ -70,7 +70,7 @@ class Predictor:
     """An exported model, ready to answer. Safe to share between threads.
 
     Args:
-        path: the ``model.onnx`` that ``imgclf export`` wrote.
+        model: the ``model.onnx`` that ``imgclf export`` wrote: its path, or its bytes.
         threads: CPU threads of the session; 0: one for each core.
 
     Raises:
@@ -79,7 +79,7 @@ class Predictor:
 
     card: ModelCard
 
-    def __init__(self, path: "str | os.PathLike[str]", threads: int = 0) -> None:
+    def __init__(self, model: "str | os.PathLike[str] | bytes", threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
@@ -88,15 +88,16 @@ class Predictor:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", os.devnull
         )
-        content = _read(Path(path))
+        content = model if isinstance(model, bytes) else read_model(Path(model))
+        name = "the model" if isinstance(model, bytes) else f"'{Path(model)}'"
         sealed = is_sealed(content)
         if sealed and not is_intact(content):
-            raise _changed(Path(path))
-        self._session = _open_session(content, Path(path), options)
+            raise _changed(name)
+        self._session = _open_session(content, name, options)
         self.providers = tuple(self._session.get_providers())
-        self.card = _card_of(self._session, Path(path))
+        self.card = _card_of(self._session, name)
         if not sealed:
-            raise _changed(Path(path))
+            raise _changed(name)
 
     @property
     def batch_size(self) -> int | None:
@@ -149,7 +150,7 @@ class Predictor:
                 if isinstance(outcome, str):
                     yield Unreadable(name, outcome)
                 else:
-                    yield self._answer(name, next(probabilities), top_k)
+                    yield self.answer(name, next(probabilities), top_k)
 
     def predict_logits(
         self, images: Images, batch_size: int = 32
@@ -202,7 +203,8 @@ class Predictor:
         except BadImageError as error:
             return error.message
 
-    def _answer(self, name: str, probabilities: NDArray[np.float32], top_k: int) -> Prediction:
+    def answer(self, name: str, probabilities: NDArray[np.float32], top_k: int) -> Prediction:
+        """Word the answer for one image from its probabilities, float32 [classes]."""
         # A stable sort keeps the order of the classes where probabilities are equal.
         best = np.argsort(-probabilities, kind="stable")[: max(top_k, 1)]
         top = tuple((self.card.classes[i], float(probabilities[i])) for i in best)
@@ -252,7 +254,12 @@ def _named(images: Images) -> Iterator[tuple[str, ImageSource]]:
             yield os.fspath(source), source
 
 
-def _read(path: Path) -> bytes:
+def read_model(path: Path) -> bytes:
+    """Return the bytes of a model file.
+
+    Raises:
+        ImgclfError: it cannot be read.
+    """
     try:
         return path.read_bytes()
     except IsADirectoryError:
@@ -268,7 +275,7 @@ def _read(path: Path) -> bytes:
 
 
 def _open_session(
-    content: bytes, path: Path, options: onnxruntime.SessionOptions
+    content: bytes, name: str, options: onnxruntime.SessionOptions
 ) -> onnxruntime.InferenceSession:
     try:
         # onnxruntime would go on with another provider, and say so on standard output.
@@ -277,11 +284,11 @@ def _open_session(
         )
     except Exception as error:  # onnxruntime's errors share no base class
         raise ImgclfError(
-            f"'{path}' is not an ONNX model that can be used: {_one_line(error)}", _GIVE_ANOTHER
+            f"{name} is not an ONNX model that can be used: {_one_line(error)}", _GIVE_ANOTHER
         ) from error
 
 
-def _card_of(session: onnxruntime.InferenceSession, path: Path) -> ModelCard:
+def _card_of(session: onnxruntime.InferenceSession, name: str) -> ModelCard:
     """Read the model card, and check that the graph is the one it describes."""
     try:
         metadata = session.get_modelmeta().custom_metadata_map
@@ -290,29 +297,29 @@ def _card_of(session: onnxruntime.InferenceSession, path: Path) -> ModelCard:
             for value in (*session.get_inputs(), *session.get_outputs())
         }
     except UnicodeDecodeError as error:
-        raise ImgclfError(f"'{path}' is damaged: {error.reason}.", _GIVE_ANOTHER) from error
+        raise ImgclfError(f"{name} is damaged: {error.reason}.", _GIVE_ANOTHER) from error
     if METADATA_KEY not in metadata:
         raise ImgclfError(
-            f"'{path}' is an ONNX model, but not one that imgclf exported: it has no model card.",
+            f"{name} is an ONNX model, but not one that imgclf exported: it has no model card.",
             _GIVE_ANOTHER,
         )
     card = ModelCard.from_json(metadata[METADATA_KEY])
     rule, answer = card.preprocessing, ("tensor(float)", [len(card.classes)])
     described = {"image": ("tensor(uint8)", [rule.height, rule.width, rule.channels])}
     described |= dict.fromkeys(_OUTPUTS, answer)
-    for name, (kind, shape) in described.items():
-        if found.get(name) != (kind, shape):
+    for value, (kind, shape) in described.items():
+        if found.get(value) != (kind, shape):
             raise ImgclfError(
-                f"'{path}' contradicts its model card: '{name}' should be {kind} [batch,"
+                f"{name} contradicts its model card: '{value}' should be {kind} [batch,"
                 f" {', '.join(map(str, shape))}].",
                 _GIVE_ANOTHER,
             )
     return card
 
 
-def _changed(path: Path) -> ImgclfError:
+def _changed(name: str) -> ImgclfError:
     return ImgclfError(
-        f"'{path}' has been changed since it was exported, or was not copied whole.",
+        f"{name} has been changed since it was exported, or was not copied whole.",
         "Copy it again, or write it anew with 'imgclf export'.",
     )
 

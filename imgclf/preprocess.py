@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from imgclf.card import Preprocessing
-from imgclf.errors import BadImageError
+from imgclf.errors import BadImageError, TooManyPixelsError, UnknownFormatError
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]"
 
@@ -40,44 +40,53 @@ _DECODER_ERRORS = (
     MemoryError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
 # Filters of warnings belong to the process, not to a thread.
 _WARNING_FILTERS = threading.Lock()
 
 
-def to_array(source: ImageSource, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def to_array(
+    source: ImageSource, preprocessing: Preprocessing, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Decode, orient and resize one image.
 
     Args:
         source: a path, the bytes of a file, a Pillow image, or a uint8 array [height, width] or
             [height, width, 1 | 3 | 4].
         preprocessing: the model card's rule.
+        max_pixels: a file with more is not decoded.
 
     Returns:
         uint8 [height, width, channels], as ``preprocessing`` says.
 
     Raises:
-        BadImageError: the image cannot be read, or is larger than `MAX_PIXELS`.
+        BadImageError: the image cannot be read; `UnknownFormatError` and `TooManyPixelsError` say
+            that it is none, or too large.
     """
-    return fit_image(open_image(source), preprocessing)
+    return fit_image(open_image(source, max_pixels), preprocessing)
 
 
-def open_image(source: ImageSource) -> Image.Image:
+def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image as a viewer shows it: upright, over white, 8 bits; mode L or RGB.
 
     Raises:
-        BadImageError: it cannot be read, has another format, or is larger than `MAX_PIXELS`.
+        BadImageError: as `to_array` does.
     """
     try:
         if isinstance(source, np.ndarray):
             return _as_seen(_from_array(source))
         if isinstance(source, Image.Image):
             return _as_seen(ImageOps.exif_transpose(source))
-        with _opened(source) as image:
+        with _opened(source, max_pixels) as image:
             # In place: this image is nobody else's, and a copy costs a third of the decoding.
             ImageOps.exif_transpose(image, in_place=True)
             return _as_seen(image)
+    except UnidentifiedImageError as error:
+        raise UnknownFormatError(
+            "not an image, or damaged at its start (JPEG, PNG, WebP, BMP, GIF, TIFF are read)"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise TooManyPixelsError(f"too many pixels; the limit is {max_pixels:,}") from error
     except _DECODER_ERRORS as error:
         raise BadImageError(_reason(error)) from error
 
@@ -98,7 +107,7 @@ def fit_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.ui
         raise BadImageError(_reason(error)) from error
 
 
-def _opened(source: "str | os.PathLike[str] | bytes") -> Image.Image:
+def _opened(source: "str | os.PathLike[str] | bytes", max_pixels: int) -> Image.Image:
     """Read the header, and refuse an image that is too large to decode."""
     file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
     with _WARNING_FILTERS, warnings.catch_warnings():
@@ -106,9 +115,9 @@ def _opened(source: "str | os.PathLike[str] | bytes") -> Image.Image:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(file, formats=FORMATS)
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         image.close()
-        raise BadImageError(f"{width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+        raise TooManyPixelsError(f"{width} x {height} pixels; the limit is {max_pixels:,}")
     return image
 
 
@@ -176,10 +185,6 @@ def _reason(error: BaseException) -> str:
         return "a folder, not an image"
     if isinstance(error, PermissionError):
         return "no permission to read it"
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image, or damaged at its start (JPEG, PNG, WebP, BMP, GIF, TIFF are read)"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"too many pixels; the limit is {MAX_PIXELS:,}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, AssertionError):

@@ -1,0 +1,216 @@
+"""The application: where the server's parts are wired."""
+
+import asyncio
+import base64
+import hashlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
+
+from imgclf import __version__
+from imgclf.errors import ImgclfError
+from imgclf.serving.engine import Engine
+from imgclf.serving.errors import RequestError
+from imgclf.serving.gate import Gate
+from imgclf.serving.images import images_router
+from imgclf.serving.keys import key_check, read_keys
+from imgclf.serving.measured import Measures, log
+from imgclf.serving.served_model import ServedModel
+from imgclf.serving.settings import ServerSettings
+from imgclf.serving.v2 import health_router, v2_router
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def create_app(settings: ServerSettings, give_up: Callable[[str], None]) -> Gate:
+    """Build the server's application.
+
+    Args:
+        settings: how it is set up.
+        give_up: is told why, where the model does not prove itself at the start.
+
+    Raises:
+        ImgclfError: the keys cannot be read.
+    """
+    measures = Measures(shared=settings.workers > 1)
+    served = ServedModel(Path(settings.model), settings.name, settings.session_threads)
+    engine = Engine(settings, served, measures)
+    check_key = key_check(read_keys(settings.api_key_file) if settings.api_key_file else [])
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(_load(served, give_up))
+        watching = asyncio.create_task(_watch(served)) if settings.reload else None
+        if hasattr(signal, "SIGHUP"):
+            loop = asyncio.get_running_loop()
+            # The loop keeps no hold of a task that nobody holds.
+            reloads: set[asyncio.Task[None]] = set()
+
+            def reload() -> None:
+                task = loop.create_task(_reload(served))
+                reloads.add(task)
+                task.add_done_callback(reloads.discard)
+
+            loop.add_signal_handler(signal.SIGHUP, reload)
+        yield
+        for task in (loading, watching):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        engine.close()
+
+    app = FastAPI(
+        title="imgclf",
+        version=__version__,
+        lifespan=lifespan,
+        # Their pages load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+    )
+    app.include_router(health_router(engine))
+    app.include_router(v2_router(engine), dependencies=[Depends(check_key)])
+    app.include_router(images_router(engine), dependencies=[Depends(check_key)])
+    _add_pages(app, engine, measures, check_key)
+    _add_errors(app)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+        )
+    return Gate(app, measures, settings.timeout)
+
+
+async def _load(served: ServedModel, give_up: Callable[[str], None]) -> None:
+    try:
+        loaded = await asyncio.to_thread(served.load)
+    except ImgclfError as error:
+        log("not loaded", logging.ERROR, model=str(served.path), reason=error.message)
+        give_up(str(error))
+        return
+    served.name = served.name or loaded.card.provenance.get("dataset", "model")
+    log("ready", model=served.name, version=loaded.version, golden=loaded.verification.inputs)
+
+
+async def _reload(served: ServedModel) -> None:
+    """Answer with what the file holds now, if that proves itself."""
+    before = served.current
+    try:
+        loaded = await asyncio.to_thread(served.load)
+    except ImgclfError as error:
+        version = before.version if before else ""
+        log("not reloaded", logging.ERROR, reason=error.message, still_serving=version)
+        return
+    log("reloaded", version=loaded.version, instead_of=before.version if before else "")
+
+
+async def _watch(served: ServedModel) -> None:
+    """Reload the file when it has changed, and has not changed since the look before."""
+    tried = seen = _state(served.path)
+    while True:
+        await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+        state = _state(served.path)
+        # Not while it is being written.
+        if state == seen and state != tried and served.current is not None:
+            tried = state
+            await _reload(served)
+        seen = state
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _add_pages(
+    app: FastAPI, engine: Engine, measures: Measures, check_key: Callable[[Request], None]
+) -> None:
+    page = (files("imgclf.serving") / "page.html").read_text(encoding="utf-8")
+    policy = _content_security_policy(page)
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+    @app.get("/model", tags=["images"], dependencies=[Depends(check_key)])
+    async def model() -> dict[str, Any]:
+        """Tell what the model is, where it comes from, and how it was proved."""
+        loaded = engine.model()
+        card = loaded.card
+        return {
+            "name": engine.served.name,
+            "version": loaded.version,
+            "sha256": loaded.sha256,
+            "classes": list(card.classes),
+            "input": {
+                "height": card.preprocessing.height,
+                "width": card.preprocessing.width,
+                "channels": card.preprocessing.channels,
+            },
+            "temperature": card.temperature,
+            "provenance": dict(card.provenance),
+            "metrics": dict(card.metrics),
+            "parity": dict(card.parity),
+            "golden_inputs": loaded.verification.inputs,
+            "providers": list(loaded.predictor.providers),
+        }
+
+    @app.get("/metrics", include_in_schema=False, dependencies=[Depends(check_key)])
+    async def metrics() -> Response:
+        return Response(measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _content_security_policy(page: str) -> str:
+    """Allow the page's own style and script, by their digests, and nothing from elsewhere."""
+
+    def digest(tag: str) -> str:
+        content = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+        return base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+
+    return (
+        f"default-src 'none'; style-src 'sha256-{digest('style')}';"
+        f" script-src 'sha256-{digest('script')}'; img-src 'self' blob: data:; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Answer every error as the protocol has it: ``{"error": "..."}``."""
+
+    @app.exception_handler(RequestError)
+    async def request_error(_: Request, error: RequestError) -> JSONResponse:
+        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        if error.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse({"error": error.message}, error.status, headers)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return JSONResponse({"error": f"{where}: {first['msg']}"}, 422)
+
+    @app.exception_handler(ImgclfError)
+    async def model_failed(_: Request, error: ImgclfError) -> JSONResponse:
+        log("model failed", logging.ERROR, reason=error.message)
+        return JSONResponse({"error": error.message}, 500)

@@ -1,0 +1,123 @@
+"""What every request passes: its id, its time limit, its log line, its figures, safe headers."""
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from imgclf.serving.measured import Measures, log
+
+_SAFE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_LONGEST_ID = 128
+# Asked for every few seconds by whoever watches over the server.
+_NOT_LOGGED = ("/v2/health/live", "/v2/health/ready", "/metrics")
+
+
+class Gate:
+    """ASGI middleware around the whole application.
+
+    Args:
+        app: the application.
+        measures: receives figures.
+        timeout: seconds that a request may take.
+    """
+
+    def __init__(self, app: ASGIApp, measures: Measures, timeout: float) -> None:
+        self._app = app
+        self._measures = measures
+        self._timeout = timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = _request_id(Headers(scope=scope))
+        status = 0
+
+        async def send_safely(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in _SAFE_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._app(scope, receive, send_safely)
+        except TimeoutError:
+            log("timeout", logging.WARNING, id=request_id, path=scope["path"])
+            if not status:
+                message = f"the request took longer than {self._timeout:g} s"
+                await respond(send_safely, 503, message, {"Retry-After": "1"})
+        except ClientDisconnect:
+            status = 499  # as nginx logs it; nobody reads it
+        except Exception:  # noqa: BLE001 - the client gets one line, the log all of it
+            _log_exception(request_id, scope["path"])
+            if not status:
+                await respond(send_safely, 500, f"the server failed; see its log for {request_id}")
+        finally:
+            seconds = time.perf_counter() - started
+            # By its template: names that clients make up must not become figures of their own.
+            path = getattr(scope.get("route"), "path", "unknown")
+            self._measures.requests.labels(path, str(status)).inc()
+            self._measures.request_seconds.labels(path).observe(seconds)
+            if scope["path"] not in _NOT_LOGGED:
+                log(
+                    "request",
+                    id=request_id,
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    milliseconds=round(1000 * seconds, 3),
+                )
+
+
+def _log_exception(request_id: str, path: str) -> None:
+    """Log the exception at hand with its traceback."""
+    logging.getLogger("imgclf.serve").exception(
+        "exception", extra={"fields": {"id": request_id, "path": path}}
+    )
+
+
+async def respond(
+    send: Send, status: int, message: str, headers: Mapping[str, str] | None = None
+) -> None:
+    """Send an error as JSON."""
+    content = json.dumps({"error": message}).encode()
+    all_headers: Iterable[tuple[str, str]] = (
+        ("content-type", "application/json"),
+        ("content-length", str(len(content))),
+        *((headers or {}).items()),
+    )
+    raw: list[tuple[bytes, bytes]] = [
+        (name.lower().encode(), value.encode()) for name, value in all_headers
+    ]
+    start: dict[str, Any] = {"type": "http.response.start", "status": status, "headers": raw}
+    await send(start)
+    await send({"type": "http.response.body", "body": content})
+
+
+def _request_id(headers: Headers) -> str:
+    """Take over the id that a proxy has given, if it is one."""
+    given = headers.get("x-request-id", "")
+    if 0 < len(given) <= _LONGEST_ID and given.isascii() and given.isprintable():
+        return given
+    return secrets.token_hex(8)

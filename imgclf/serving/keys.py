@@ -1,0 +1,46 @@
+"""Bearer tokens: who may ask."""
+
+import hmac
+from collections.abc import Callable
+from pathlib import Path
+
+from fastapi import Request
+
+from imgclf.errors import ImgclfError
+from imgclf.serving.errors import RequestError
+
+_SHORTEST_KEY = 16
+
+
+def read_keys(path: str) -> list[bytes]:
+    """Read a file with one key a line; lines that begin with # are left out.
+
+    Raises:
+        ImgclfError: it cannot be read, holds no key, or one that is easily guessed.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise ImgclfError(f"Cannot read the keys in '{path}': {reason}.") from error
+    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not keys or any(len(key) < _SHORTEST_KEY for key in keys):
+        raise ImgclfError(
+            f"'{path}' must hold keys of at least {_SHORTEST_KEY} characters, one a line.",
+            "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
+        )
+    return [key.encode() for key in keys]
+
+
+def key_check(keys: list[bytes]) -> Callable[[Request], None]:
+    """Return what refuses requests without one of the keys; without keys, all may ask."""
+
+    def check(request: Request) -> None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        token = given.strip().encode()
+        # All are compared, each in constant time: nothing is learnt from how long it takes.
+        known = [hmac.compare_digest(token, key) for key in keys]
+        if keys and (scheme.lower() != "bearer" or not any(known)):
+            raise RequestError(401, "send a key: Authorization: Bearer KEY")
+
+    return check

@@ -1,0 +1,75 @@
+"""The model that a server answers with; another takes its place once it has proved itself."""
+
+import hashlib
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgclf.card import ModelCard
+from imgclf.predict import Predictor, read_model
+from imgclf.verify import Verification, replay
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that has answered its golden inputs on this machine.
+
+    Attributes:
+        predictor: answers.
+        verification: of its golden inputs.
+        sha256: of the file; its first 12 digits are the model's version in the protocol.
+        loaded_at: seconds since 1970.
+    """
+
+    predictor: Predictor
+    verification: Verification
+    sha256: str
+    loaded_at: float
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model is."""
+        return self.predictor.card
+
+    @property
+    def version(self) -> str:
+        """Changes with the file."""
+        return self.sha256[:12]
+
+
+class ServedModel:
+    """A file, and the model that was loaded from it last.
+
+    Args:
+        path: the ``model.onnx``.
+        name: what clients call the model.
+        threads: CPU threads of a session; 0: one for each core.
+    """
+
+    def __init__(self, path: Path, name: str, threads: int) -> None:
+        self.path = path
+        self.name = name
+        self._threads = threads
+        self._loading = threading.Lock()
+        self._current: LoadedModel | None = None
+
+    @property
+    def current(self) -> LoadedModel | None:
+        """The model that answers; None before the first one has proved itself."""
+        return self._current
+
+    def load(self) -> LoadedModel:
+        """Load the file, let it prove itself, and only then answer with it.
+
+        Raises:
+            ImgclfError: it cannot be read, or does not answer as it did; the model before it stays.
+        """
+        with self._loading:
+            content = read_model(self.path)
+            predictor = Predictor(content, self._threads)
+            verification = replay(predictor)
+            verification.require(str(self.path))
+            sha256 = hashlib.sha256(content).hexdigest()
+            self._current = LoadedModel(predictor, verification, sha256, time.time())
+            return self._current

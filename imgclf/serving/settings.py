@@ -1,0 +1,62 @@
+"""How a server is set up: every option of `imgclf serve` once."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What a server serves, to whom, and how much of it.
+
+    Attributes:
+        model: path of the ``model.onnx``.
+        name: what clients call the model; empty for the data set's name on its card.
+        threads: CPU threads of this process's session; 0: the cores over the workers.
+        workers: processes that share the port.
+        max_body_mb: largest request, in MiB, and largest request once decompressed.
+        max_pixels: largest image.
+        max_images: images in a request.
+        max_batch: images that are answered together.
+        max_queue: images that may wait; past it a request is refused.
+        timeout: seconds that a request may take, its reading included.
+        api_key_file: holds one key a line; empty: no key is asked for.
+        cors_origins: web pages from there may call; none unless named.
+        reload: whether a changed file is taken up by itself.
+    """
+
+    model: str
+    name: str = ""
+    threads: int = 0
+    workers: int = 1
+    max_body_mb: int = 32
+    max_pixels: int = 50_000_000
+    max_images: int = 256
+    max_batch: int = 32
+    max_queue: int = 1024
+    timeout: float = 30.0
+    api_key_file: str = ""
+    cors_origins: tuple[str, ...] = ()
+    reload: bool = False
+
+    @property
+    def session_threads(self) -> int:
+        """CPU threads of each process's session."""
+        return self.threads or max(1, (os.cpu_count() or 1) // self.workers)
+
+    @property
+    def max_body(self) -> int:
+        """Largest request in bytes."""
+        return self.max_body_mb * 2**20
+
+    def to_json(self) -> str:
+        """Return the settings for another process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ServerSettings":
+        """Read what `to_json` wrote."""
+        values: dict[str, Any] = json.loads(text)
+        values["cors_origins"] = tuple(values["cors_origins"])  # JSON knows no tuples
+        return cls(**values)
