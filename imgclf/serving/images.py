@@ -15,6 +15,8 @@ from imgclf.serving.engine import Engine, Unread
 from imgclf.serving.errors import RequestError
 from imgclf.serving.protocol import INPUT, OUTPUTS, as_pixels, read_json
 
+# Besides image/*; curl's --data-binary says that it sends a form.
+_IMAGE_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 _IMAGE_FILE = {"schema": {"type": "string", "format": "binary"}}
 _UPLOAD = {
     "requestBody": {
@@ -103,7 +105,7 @@ async def _read_files(request: Request, engine: Engine) -> list[tuple[str, bytes
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return await _read_form(request, engine)
-    if kind and kind != "application/octet-stream" and not kind.startswith("image/"):
+    if kind not in _IMAGE_TYPES and not kind.startswith("image/"):
         raise RequestError(
             415, f"Content-Type {kind!r:.80}; send an image file, or several as multipart/form-data"
         )

@@ -82,6 +82,9 @@ def serve(settings: ServerSettings, host: str, port: int) -> None:
         ImgclfError: the port cannot be had, or the model did not prove itself.
     """
     with listen(host, port) as listener:
+        set_up_logging()
+        address, bound = listener.getsockname()[:2]
+        log("listening", url=f"http://{f'[{address}]' if ':' in address else address}:{bound}/")
         if settings.workers == 1:
             serve_process(settings, listener)
         else:
@@ -90,7 +93,6 @@ def serve(settings: ServerSettings, host: str, port: int) -> None:
 
 def _serve_workers(settings: ServerSettings, listener: socket.socket) -> None:
     """Keep as many processes alive as there are to be, and pass signals on to them."""
-    set_up_logging()
     ending = False
     workers: list[subprocess.Popen[bytes]] = []
 
