@@ -1,4 +1,4 @@
-"""The export that stays in the repository: every upgrade of onnxruntime or Pillow is tried on it."""
+"""The export that stays in git: every upgrade of onnxruntime or Pillow is tried on it."""
 
 import json
 from pathlib import Path
