@@ -12,6 +12,15 @@ import click
 
 from imgclf.command import print_error
 from imgclf.errors import ImgclfError
+from imgclf.recipes import SERVING_DEVICES
+
+_device = click.option(
+    "--device",
+    type=click.Choice(SERVING_DEVICES),
+    default="cpu",
+    show_default=True,
+    help="cuda needs onnxruntime-gpu in place of onnxruntime.",
+)
 
 
 @contextmanager
@@ -35,7 +44,8 @@ def model_file(model: str) -> Iterator[Path]:
     "--top-k", default=3, show_default=True, type=click.IntRange(min=1), help="Classes to list."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def predict(model: str, images: tuple[str, ...], top_k: int, as_json: bool) -> None:
+@_device
+def predict(model: str, images: tuple[str, ...], top_k: int, as_json: bool, device: str) -> None:
     """Classify images with an exported model.
 
     MODEL is a file, or an address in MLflow: models:/NAME@champion, models:/NAME/3, runs:/ID.
@@ -50,7 +60,7 @@ def predict(model: str, images: tuple[str, ...], top_k: int, as_json: bool) -> N
     from imgclf.predict import Predictor, Unreadable
 
     with model_file(model) as path:
-        predictor = Predictor(path)
+        predictor = Predictor(path, device=device)
     sources = [sys.stdin.buffer.read() if image == "-" else image for image in images]
     standard_input = {f"#{position}" for position, image in enumerate(images) if image == "-"}
     answers = []
@@ -82,7 +92,8 @@ def predict(model: str, images: tuple[str, ...], top_k: int, as_json: bool) -> N
     help="Repeat the whole proof on labelled images, against the weights of the training run.",
 )
 @click.option("--data-dir", default="", help="Folder for downloaded data sets.")
-def verify(model: str, dataset: str, data_dir: str) -> None:
+@_device
+def verify(model: str, dataset: str, data_dir: str, device: str) -> None:
     """Let a model file prove itself on this machine.
 
     Its bytes are compared with its seal, and the images that it carries are decoded and answered
@@ -98,7 +109,7 @@ def verify(model: str, dataset: str, data_dir: str) -> None:
     from imgclf.verify import describe, replay
 
     with model_file(model) as path:
-        predictor = Predictor(path)
+        predictor = Predictor(path, device=device)
         verification = replay(predictor)
         verification.require(model)
         for line in describe(path, predictor, verification):
@@ -182,6 +193,7 @@ def verify(model: str, dataset: str, data_dir: str) -> None:
     metavar="ORIGIN",
     help="Web pages from there may call; may be repeated.",
 )
+@_device
 @click.option("--reload", is_flag=True, help="Take up the file whenever it has changed.")
 def serve(model: str, host: str, port: int, cors_origin: tuple[str, ...], **options: Any) -> None:
     """Serve a model: a web page, JSON, and the Open Inference Protocol v2.

@@ -1,7 +1,7 @@
 """The predictor: an exported model file, onnxruntime, NumPy and Pillow; nothing else."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -9,22 +9,16 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgclf.card import METADATA_KEY, ModelCard
 from imgclf.errors import BadImageError, ImgclfError
 from imgclf.golden import METADATA_KEY as GOLDEN_KEY
 from imgclf.golden import GoldenInputs
+from imgclf.model_file import INPUT, OUTPUTS, one_line, open_model_file
 from imgclf.preprocess import SUFFIXES, ImageSource, to_array
-from imgclf.seal import is_intact, is_sealed
 
 Images: TypeAlias = "ImageSource | Iterable[ImageSource]"
-
-PROVIDERS = ("CPUExecutionProvider",)
-_OUTPUTS = ("logits", "probabilities")
-_GIVE_ANOTHER = "Give a model.onnx that 'imgclf export' wrote."
 
 
 @dataclass(frozen=True)
@@ -72,32 +66,18 @@ class Predictor:
     Args:
         model: the ``model.onnx`` that ``imgclf export`` wrote: its path, or its bytes.
         threads: CPU threads of the session; 0: one for each core.
+        device: ``cpu``, or ``cuda`` where onnxruntime-gpu is installed in place of onnxruntime.
 
     Raises:
-        ImgclfError: the file is absent, no ONNX model, or not one of imgclf's.
+        ImgclfError: the file is absent, no ONNX model, not one of imgclf's, or changed since; or
+            the device cannot be used.
     """
 
-    card: ModelCard
-
-    def __init__(self, model: "str | os.PathLike[str] | bytes", threads: int = 0) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads
-        # A model is one file: its weights are never read from other files on this machine.
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", os.devnull
-        )
-        content = model if isinstance(model, bytes) else read_model(Path(model))
-        name = "the model" if isinstance(model, bytes) else f"'{Path(model)}'"
-        sealed = is_sealed(content)
-        if sealed and not is_intact(content):
-            raise _changed(name)
-        self._session = _open_session(content, name, options)
+    def __init__(
+        self, model: "str | os.PathLike[str] | bytes", threads: int = 0, device: str = "cpu"
+    ) -> None:
+        self._session, self.card = open_model_file(model, threads, device)
         self.providers = tuple(self._session.get_providers())
-        self.card = _card_of(self._session, name)
-        if not sealed:
-            raise _changed(name)
 
     @property
     def batch_size(self) -> int | None:
@@ -122,8 +102,8 @@ class Predictor:
 
         Args:
             images: paths (a folder stands for the images in it), bytes of image files, Pillow
-                images, or uint8 arrays [height, width] or [height, width, 1 | 3 | 4]; or one path,
-                one file's bytes or one Pillow image alone.
+                images, or uint8 arrays [height, width] or [height, width, 1 | 3 | 4]; or one of
+                these alone; or one array [n, height, width, 1 | 3 | 4].
             top_k: how many classes `Prediction.top` lists.
 
         Raises:
@@ -145,12 +125,13 @@ class Predictor:
         """
         for names, outcomes in self._decoded_batches(images, batch_size):
             arrays = [outcome for outcome in outcomes if not isinstance(outcome, str)]
-            probabilities = iter(self.run(np.stack(arrays))[1] if arrays else ())
+            pairs = zip(names, outcomes, strict=True)
+            read = [name for name, outcome in pairs if not isinstance(outcome, str)]
+            answered = iter(
+                self.answers(read, self.run(np.stack(arrays))[1], top_k) if arrays else ()
+            )
             for name, outcome in zip(names, outcomes, strict=True):
-                if isinstance(outcome, str):
-                    yield Unreadable(name, outcome)
-                else:
-                    yield self.answer(name, next(probabilities), top_k)
+                yield Unreadable(name, outcome) if isinstance(outcome, str) else next(answered)
 
     def predict_logits(
         self, images: Images, batch_size: int = 32
@@ -180,10 +161,10 @@ class Predictor:
             logits and probabilities, float32 [batch, classes].
         """
         try:
-            logits, probabilities = self._session.run(list(_OUTPUTS), {"image": batch})
+            logits, probabilities = self._session.run(list(OUTPUTS), {INPUT: batch})
         except Exception as error:  # onnxruntime's errors share no base class
             raise ImgclfError(
-                f"The model failed on a batch of shape {batch.shape}: {_one_line(error)}"
+                f"The model failed on a batch of shape {batch.shape}: {one_line(error)}"
             ) from error
         return np.asarray(logits), np.asarray(probabilities)
 
@@ -203,16 +184,25 @@ class Predictor:
         except BadImageError as error:
             return error.message
 
-    def answer(self, name: str, probabilities: NDArray[np.float32], top_k: int) -> Prediction:
-        """Word the answer for one image from its probabilities, float32 [classes]."""
+    def answers(
+        self, names: Sequence[str], probabilities: NDArray[np.float32], top_k: int
+    ) -> list[Prediction]:
+        """Word the answers for images from their probabilities, float32 [n, classes]."""
         # A stable sort keeps the order of the classes where probabilities are equal.
-        best = np.argsort(-probabilities, kind="stable")[: max(top_k, 1)]
-        top = tuple((self.card.classes[i], float(probabilities[i])) for i in best)
-        return Prediction(name, top[0][0], top[0][1], top)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : max(top_k, 1)]
+        values = np.take_along_axis(probabilities, best, axis=1)
+        classes = self.card.classes
+        found = []
+        for name, positions, shares in zip(names, best.tolist(), values.tolist(), strict=True):
+            labels = [classes[position] for position in positions]
+            found.append(
+                Prediction(name, labels[0], shares[0], tuple(zip(labels, shares, strict=True)))
+            )
+        return found
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Return the image files below a folder, by name; hidden ones are left out.
+def find_images(folder: Path) -> Iterator[Path]:
+    """Give the image files below a folder, by name; hidden ones are left out.
 
     A link to nothing is among them: whoever reads it will name it. Links to folders are not
     followed.
@@ -227,15 +217,13 @@ def find_images(folder: Path) -> list[Path]:
         raise ImgclfError(
             f"Cannot read the folder '{folder}': {error.strerror}.", "Check its permissions."
         ) from error
-    found: list[Path] = []
     for entry in ordered:
         if entry.name.startswith("."):
             continue
         if entry.is_dir(follow_symlinks=False):
-            found += find_images(Path(entry))
+            yield from find_images(Path(entry))
         elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and _is_file(entry):
-            found.append(Path(entry))
-    return found
+            yield Path(entry)
 
 
 def _is_file(entry: "os.DirEntry[str]") -> bool:
@@ -243,7 +231,9 @@ def _is_file(entry: "os.DirEntry[str]") -> bool:
 
 
 def _named(images: Images) -> Iterator[tuple[str, ImageSource]]:
-    if isinstance(images, str | os.PathLike | bytes | Image.Image):
+    if isinstance(images, str | os.PathLike | bytes | Image.Image) or (
+        isinstance(images, np.ndarray) and images.ndim != 4
+    ):
         images = [images]
     for position, source in enumerate(images):
         if not isinstance(source, str | os.PathLike):
@@ -252,77 +242,3 @@ def _named(images: Images) -> Iterator[tuple[str, ImageSource]]:
             yield from ((str(path), path) for path in find_images(Path(source)))
         else:
             yield os.fspath(source), source
-
-
-def read_model(path: Path) -> bytes:
-    """Return the bytes of a model file.
-
-    Raises:
-        ImgclfError: it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except IsADirectoryError:
-        reason = "it is a folder"
-    except FileNotFoundError:
-        reason = "no such file"
-    except OSError as error:
-        reason = str(error.strerror or error)
-    raise ImgclfError(
-        f"Cannot open the model '{path}': {reason}.",
-        "Give the path of a model.onnx; 'imgclf export' writes one.",
-    )
-
-
-def _open_session(
-    content: bytes, name: str, options: onnxruntime.SessionOptions
-) -> onnxruntime.InferenceSession:
-    try:
-        # onnxruntime would go on with another provider, and say so on standard output.
-        return onnxruntime.InferenceSession(
-            content, options, providers=list(PROVIDERS), enable_fallback=0
-        )
-    except Exception as error:  # onnxruntime's errors share no base class
-        raise ImgclfError(
-            f"{name} is not an ONNX model that can be used: {_one_line(error)}", _GIVE_ANOTHER
-        ) from error
-
-
-def _card_of(session: onnxruntime.InferenceSession, name: str) -> ModelCard:
-    """Read the model card, and check that the graph is the one it describes."""
-    try:
-        metadata = session.get_modelmeta().custom_metadata_map
-        found = {
-            value.name: (value.type, value.shape[1:])
-            for value in (*session.get_inputs(), *session.get_outputs())
-        }
-    except UnicodeDecodeError as error:
-        raise ImgclfError(f"{name} is damaged: {error.reason}.", _GIVE_ANOTHER) from error
-    if METADATA_KEY not in metadata:
-        raise ImgclfError(
-            f"{name} is an ONNX model, but not one that imgclf exported: it has no model card.",
-            _GIVE_ANOTHER,
-        )
-    card = ModelCard.from_json(metadata[METADATA_KEY])
-    rule, answer = card.preprocessing, ("tensor(float)", [len(card.classes)])
-    described = {"image": ("tensor(uint8)", [rule.height, rule.width, rule.channels])}
-    described |= dict.fromkeys(_OUTPUTS, answer)
-    for value, (kind, shape) in described.items():
-        if found.get(value) != (kind, shape):
-            raise ImgclfError(
-                f"{name} contradicts its model card: '{value}' should be {kind} [batch,"
-                f" {', '.join(map(str, shape))}].",
-                _GIVE_ANOTHER,
-            )
-    return card
-
-
-def _changed(name: str) -> ImgclfError:
-    return ImgclfError(
-        f"{name} has been changed since it was exported, or was not copied whole.",
-        "Copy it again, or write it anew with 'imgclf export'.",
-    )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -25,6 +25,7 @@ FLOW = [
     "preprocess",
     "golden",
     "seal",
+    "model_file",
     "predict",
     "verify",
     "own_process",

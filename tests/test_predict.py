@@ -1,6 +1,7 @@
 """The predictor on a real exported model, against onnxruntime and NumPy by hand."""
 
 import itertools
+import json
 import os
 import random
 import threading
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imgclf.card import ModelCard, Preprocessing
-from imgclf.errors import BadImageError
+from imgclf.errors import BadImageError, ImgclfError
 from imgclf.predict import Predictor, Unreadable, find_images
 from model_files import blank_model, write_sealed
 
@@ -27,11 +28,13 @@ def pixels_of(path: Path) -> NDArray[np.uint8]:
 
 
 def by_hand(model: Path, paths: Paths) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Logits of plain onnxruntime, and their softmax."""
+    """Logits of plain onnxruntime, and their softmax at the temperature on the card."""
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     batch = np.stack([pixels_of(path) for path in paths])[..., None]
     logits = np.asarray(session.run(["logits"], {"image": batch})[0])
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    card = json.loads(session.get_modelmeta().custom_metadata_map["imgclf.card"])
+    scaled = logits.astype(np.float64) / card["temperature"]
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return logits, powers / powers.sum(axis=1, keepdims=True)
 
 
@@ -77,6 +80,32 @@ def test_one_image_alone_needs_no_list(predictor: Predictor, digits: Paths):
     with Image.open(digits[0]) as image:
         for source in (digits[0], str(digits[0]), digits[0].read_bytes(), image):
             assert [answer.top for answer in predictor(source)] == [expected]
+
+
+def test_one_array_is_one_image_or_a_batch_of_them(predictor: Predictor, digits: list[Path]):
+    pixels = np.stack([pixels_of(path) for path in digits[:40]])
+    expected = [answer.top for answer in predictor(digits[:40])]
+    answers = predictor(pixels[..., None])
+    assert [answer.top for answer in answers] == expected
+    assert [answer.image for answer in answers][:2] == ["#0", "#1"]
+    assert [answer.top for answer in predictor(list(pixels))] == expected
+    for one in (pixels[0], pixels[0][..., None], pixels[:1, ..., None]):
+        assert [answer.top for answer in predictor(one)] == expected[:1]
+    # Three grey images without their channel are no image.
+    with pytest.raises(BadImageError, match="must be"):
+        predictor(pixels[:3])
+
+
+def test_a_model_may_be_given_as_bytes(predictor: Predictor, model: Path, digits: list[Path]):
+    assert Predictor(model.read_bytes())(digits[:3]) == predictor(digits[:3])
+
+
+def test_a_device_that_this_onnxruntime_has_not_is_refused(model: Path):
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(ImgclfError, match="has no CUDA") as caught:
+        Predictor(model, device="cuda")
+    assert "onnxruntime-gpu" in caught.value.hint
 
 
 @pytest.mark.parametrize(("asked", "given"), [(1, 1), (3, 3), (10, 10), (1000, 10), (0, 1)])
@@ -196,7 +225,7 @@ def test_folder_stands_for_the_images_in_it(predictor: Predictor, digits: Paths,
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder.png").mkdir()
     shown = [tmp_path / name for name in ("a.PNG", "b.png", "sub/deep/c.jpeg")]
-    assert find_images(tmp_path) == shown
+    assert list(find_images(tmp_path)) == shown
     answers = predictor([digits[1], tmp_path, digits[2]])
     expected = [digits[1], *shown, digits[2]]
     assert [answer.image for answer in answers] == [str(path) for path in expected]
@@ -213,7 +242,7 @@ def test_hidden_folder_that_is_asked_for_is_read(digits: Paths, tmp_path: Path):
     hidden = tmp_path / ".dataset"
     hidden.mkdir()
     (hidden / "a.png").write_bytes(digits[0].read_bytes())
-    assert find_images(hidden) == [hidden / "a.png"]
+    assert list(find_images(hidden)) == [hidden / "a.png"]
 
 
 def test_impossible_path_is_one_unreadable_image(predictor: Predictor, digits: Paths):

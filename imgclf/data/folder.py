@@ -27,7 +27,7 @@ def list_folder(root: Path) -> Listing:
     parts = [folder for folder in folders if folder.name.lower() in PART_NAMES]
     entries: list[tuple[Path, str, int]] = []
     if any(_has_classes(part) for part in parts):
-        others = [folder.name for folder in folders if folder not in parts and find_images(folder)]
+        others = [folder.name for folder in folders if folder not in parts and _has_images(folder)]
         if others:
             raise ImgclfError(
                 f"'{root}' holds '{parts[0].name}', a part of a split, and '{others[0]}', which is"
@@ -53,7 +53,11 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _has_classes(folder: Path) -> bool:
-    return any(find_images(path) for path in _subfolders(folder))
+    return any(_has_images(path) for path in _subfolders(folder))
+
+
+def _has_images(folder: Path) -> bool:
+    return next(find_images(folder), None) is not None
 
 
 def _class_images(

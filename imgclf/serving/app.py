@@ -43,7 +43,9 @@ def create_app(settings: ServerSettings, give_up: Callable[[str], None]) -> Gate
         ImgclfError: the keys cannot be read.
     """
     measures = Measures(shared=settings.workers > 1)
-    served = ServedModel(Path(settings.model), settings.name, settings.session_threads)
+    served = ServedModel(
+        Path(settings.model), settings.name, settings.session_threads, settings.device
+    )
     engine = Engine(settings, served, measures)
     check_key = key_check(read_keys(settings.api_key_file) if settings.api_key_file else [])
 

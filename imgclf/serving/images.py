@@ -70,11 +70,16 @@ def images_router(engine: Engine) -> APIRouter:
             name = f"{named[0][0]}: " if len(named) > 1 else ""
             raise RequestError(first.status, f"{name}{first.reason}")
         _, probabilities = await engine.answer(loaded, np.stack(arrays))
-        rows = iter(probabilities)
+        read = [
+            name
+            for (name, _), one in zip(named, decoded, strict=True)
+            if not isinstance(one, Unread)
+        ]
+        answers = iter(loaded.predictor.answers(read, probabilities, top_k))
         predictions = [
             {"image": name, "error": one.reason}
             if isinstance(one, Unread)
-            else loaded.predictor.answer(name, next(rows), top_k).to_dict()
+            else next(answers).to_dict()
             for (name, _), one in zip(named, decoded, strict=True)
         ]
         return {

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgclf.card import ModelCard
-from imgclf.predict import Predictor, read_model
+from imgclf.model_file import read_model
+from imgclf.predict import Predictor
 from imgclf.verify import Verification, replay
 
 
@@ -45,12 +46,14 @@ class ServedModel:
         path: the ``model.onnx``.
         name: what clients call the model.
         threads: CPU threads of a session; 0: one for each core.
+        device: ``cpu`` or ``cuda``.
     """
 
-    def __init__(self, path: Path, name: str, threads: int) -> None:
+    def __init__(self, path: Path, name: str, threads: int, device: str) -> None:
         self.path = path
         self.name = name
         self._threads = threads
+        self._device = device
         self._loading = threading.Lock()
         self._current: LoadedModel | None = None
 
@@ -67,7 +70,7 @@ class ServedModel:
         """
         with self._loading:
             content = read_model(self.path)
-            predictor = Predictor(content, self._threads)
+            predictor = Predictor(content, self._threads, self._device)
             verification = replay(predictor)
             verification.require(str(self.path))
             sha256 = hashlib.sha256(content).hexdigest()

@@ -13,6 +13,7 @@ class ServerSettings:
     Attributes:
         model: path of the ``model.onnx``.
         name: what clients call the model; empty for the data set's name on its card.
+        device: ``cpu`` or ``cuda``.
         threads: CPU threads of this process's session; 0: the cores over the workers.
         workers: processes that share the port.
         max_body_mb: largest request, in MiB, and largest request once decompressed.
@@ -28,6 +29,7 @@ class ServerSettings:
 
     model: str
     name: str = ""
+    device: str = "cpu"
     threads: int = 0
     workers: int = 1
     max_body_mb: int = 32
