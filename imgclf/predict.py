@@ -60,6 +60,15 @@ class Unreadable:
         return {"image": self.image, "error": self.error}
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Some images: their names, why each cannot be read (else empty), inputs of the others."""
+
+    names: list[str]
+    errors: list[str]
+    pixels: NDArray[np.uint8]
+
+
 class Predictor:
     """An exported model, ready to answer. Safe to share between threads.
 
@@ -123,15 +132,12 @@ class Predictor:
 
         An image that cannot be read is answered by `Unreadable`; the others are not held up.
         """
-        for names, outcomes in self._decoded_batches(images, batch_size):
-            arrays = [outcome for outcome in outcomes if not isinstance(outcome, str)]
-            pairs = zip(names, outcomes, strict=True)
-            read = [name for name, outcome in pairs if not isinstance(outcome, str)]
-            answered = iter(
-                self.answers(read, self.run(np.stack(arrays))[1], top_k) if arrays else ()
-            )
-            for name, outcome in zip(names, outcomes, strict=True):
-                yield Unreadable(name, outcome) if isinstance(outcome, str) else next(answered)
+        for batch in self._batches(images, batch_size):
+            pairs = zip(batch.names, batch.errors, strict=True)
+            read = [name for name, error in pairs if not error]
+            answered = iter(self.answers(read, self.run(batch.pixels)[1], top_k) if read else ())
+            for name, error in zip(batch.names, batch.errors, strict=True):
+                yield Unreadable(name, error) if error else next(answered)
 
     def predict_logits(
         self, images: Images, batch_size: int = 32
@@ -143,11 +149,11 @@ class Predictor:
         """
         none = np.empty((0, len(self.card.classes)), np.float32)
         results = [(none, none)]
-        for names, outcomes in self._decoded_batches(images, batch_size):
-            for name, outcome in zip(names, outcomes, strict=True):
-                if isinstance(outcome, str):
-                    raise BadImageError(f"{name}: {outcome}")
-            results.append(self.run(np.stack(list(outcomes))))
+        for batch in self._batches(images, batch_size):
+            for name, error in zip(batch.names, batch.errors, strict=True):
+                if error:
+                    raise BadImageError(f"{name}: {error}")
+            results.append(self.run(batch.pixels))
         logits, probabilities = zip(*results, strict=True)
         return np.concatenate(logits), np.concatenate(probabilities)
 
@@ -168,15 +174,28 @@ class Predictor:
             ) from error
         return np.asarray(logits), np.asarray(probabilities)
 
-    def _decoded_batches(
-        self, images: Images, batch_size: int
-    ) -> Iterator[tuple[list[str], list[NDArray[np.uint8] | str]]]:
-        """Yield names, and for each the input array or the reason why there is none."""
+    def _batches(self, images: Images, batch_size: int) -> "Iterator[_Batch]":
+        if isinstance(images, np.ndarray) and self._are_inputs(images):
+            for start in range(0, len(images), batch_size):
+                pixels = images[start : start + batch_size]
+                names = [f"#{start + position}" for position in range(len(pixels))]
+                yield _Batch(names, [""] * len(pixels), pixels)
+            return
         named = iter(_named(images))
         with ThreadPoolExecutor(min(batch_size, os.cpu_count() or 1)) as pool:
             while batch := list(islice(named, batch_size)):
                 outcomes = list(pool.map(self._decode, [source for _, source in batch]))
-                yield [name for name, _ in batch], outcomes
+                errors = [outcome if isinstance(outcome, str) else "" for outcome in outcomes]
+                arrays = [outcome for outcome in outcomes if not isinstance(outcome, str)]
+                pixels = np.stack(arrays) if arrays else np.empty(0, np.uint8)
+                yield _Batch([name for name, _ in batch], errors, pixels)
+
+    def _are_inputs(self, images: NDArray[np.uint8]) -> bool:
+        """Tell whether an array holds images that need not be changed to be inputs."""
+        rule = self.card.preprocessing
+        shape = (rule.resize_height, rule.resize_width, rule.channels)
+        inputs = (rule.height, rule.width, rule.channels)
+        return images.dtype == np.uint8 and images.ndim == 4 and images.shape[1:] == shape == inputs
 
     def _decode(self, source: ImageSource) -> NDArray[np.uint8] | str:
         try:

@@ -9,6 +9,7 @@ import struct
 import threading
 import warnings
 import zlib
+from importlib import import_module
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,7 +22,17 @@ from imgclf.errors import BadImageError, TooManyPixelsError, UnknownFormatError
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]"
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# Format -> Pillow's module for it, and how its files begin. Pillow would import all of its decoders
+# to find the right one, which takes longer than to decode a small image.
+FORMATS = {
+    "JPEG": ("JpegImagePlugin", (b"\xff\xd8\xff",)),
+    "PNG": ("PngImagePlugin", (b"\x89PNG\r\n\x1a\n",)),
+    "WEBP": ("WebPImagePlugin", (b"RIFF",)),
+    "BMP": ("BmpImagePlugin", (b"BM",)),
+    "GIF": ("GifImagePlugin", (b"GIF87a", b"GIF89a")),
+    "TIFF": ("TiffImagePlugin", (b"II", b"MM")),
+    "PPM": ("PpmImagePlugin", (b"P",)),
+}
 _SUFFIXES = "jpg", "jpeg", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm"
 SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES)
 MAX_PIXELS = 100_000_000
@@ -110,15 +121,30 @@ def fit_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.ui
 def _opened(source: "str | os.PathLike[str] | bytes", max_pixels: int) -> Image.Image:
     """Read the header, and refuse an image that is too large to decode."""
     file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+    name = _format_of(source)
+    import_module(f"PIL.{FORMATS[name][0]}")
     with _WARNING_FILTERS, warnings.catch_warnings():
         # Pillow warns of large images at a threshold of its own; ours is checked below.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(file, formats=[name])
     width, height = image.size
     if width * height > max_pixels:
         image.close()
         raise TooManyPixelsError(f"{width} x {height} pixels; the limit is {max_pixels:,}")
     return image
+
+
+def _format_of(source: "str | os.PathLike[str] | bytes") -> str:
+    """Tell a file's format by its first bytes."""
+    if isinstance(source, bytes):
+        beginning = source[:16]
+    else:
+        with open(source, "rb") as file:
+            beginning = file.read(16)
+    for name, (_, beginnings) in FORMATS.items():
+        if beginning.startswith(beginnings):
+            return name
+    raise UnidentifiedImageError
 
 
 def _as_seen(image: Image.Image) -> Image.Image:
