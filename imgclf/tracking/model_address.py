@@ -1,5 +1,6 @@
 """``models:/…`` and ``runs:/…``: from an address in MLflow to a ``model.onnx`` on this machine."""
 
+import hashlib
 import re
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.recipes import nearest
 from imgclf.tracking.connection import connect, is_absent, readable_errors
+from imgclf.tracking.identity import SHA256_TAG
 from imgclf.tracking.runs import EXPORTED_MODEL, find_run
 
 _MODEL_FILE = "model.onnx"
@@ -33,22 +35,34 @@ def download_model_file(address: str) -> Iterator[Path]:
 
     Raises:
         UsageError: the address has another form.
-        ImgclfError: nothing is there, or it is no exported model.
+        ImgclfError: nothing is there, it is no exported model, or not the file whose digest the
+            registered version has as a tag.
     """
     with tempfile.TemporaryDirectory(prefix="imgclf-") as folder:
         with readable_errors():
-            found = Path(download_artifacts(_resolve(connect(), address), dst_path=folder))
+            resolved, sha256 = _resolve(connect(), address)
+            found = Path(download_artifacts(resolved, dst_path=folder))
         path = found / _MODEL_FILE if found.is_dir() else found
         if path.suffix != ".onnx" or not path.is_file():
             raise ImgclfError(
                 f"'{address}' holds no {_MODEL_FILE}.",
                 "Give the exported model: models:/NAME@champion, or runs:/ID of a training run.",
             )
+        if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise ImgclfError(
+                f"'{address}' is not the file that was registered: its SHA-256 differs from the"
+                " version's tag.",
+                "Somebody has changed it in the artifact store: export the run again.",
+            )
         yield path
 
 
-def _resolve(client: MlflowClient, address: str) -> str:
-    """Return an address that MLflow can download from, of something that exists."""
+def _resolve(client: MlflowClient, address: str) -> tuple[str, str]:
+    """Return an address that MLflow can download from, of something that exists.
+
+    Returns:
+        the address, and the SHA-256 that the file must have; empty where that is not known.
+    """
     if logged := _LOGGED.fullmatch(address):
         return _logged_model(client, logged["id"])
     if registered := _REGISTERED.fullmatch(address):
@@ -61,19 +75,21 @@ def _resolve(client: MlflowClient, address: str) -> str:
     )
 
 
-def _logged_model(client: MlflowClient, model_id: str) -> str:
+def _logged_model(client: MlflowClient, model_id: str) -> tuple[str, str]:
     try:
-        client.get_logged_model(model_id)
+        tags = client.get_logged_model(model_id).tags
     except MlflowException as error:
         if not is_absent(error):
             raise
         raise ImgclfError(
             f"There is no logged model '{model_id}'.", "The MLflow UI lists them under a run."
         ) from error
-    return f"models:/{model_id}"
+    return f"models:/{model_id}", tags.get(SHA256_TAG, "")
 
 
-def _version(client: MlflowClient, name: str, alias: str | None, version: str | None) -> str:
+def _version(
+    client: MlflowClient, name: str, alias: str | None, version: str | None
+) -> tuple[str, str]:
     try:
         if alias:
             found = client.get_model_version_by_alias(name, alias)
@@ -83,7 +99,7 @@ def _version(client: MlflowClient, name: str, alias: str | None, version: str | 
         if not is_absent(error):
             raise
         raise _no_such_version(client, name, f"@{alias}" if alias else f"/{version}") from error
-    return f"models:/{name}/{found.version}"
+    return f"models:/{name}/{found.version}", found.tags.get(SHA256_TAG, "")
 
 
 def _no_such_version(client: MlflowClient, name: str, which: str) -> ImgclfError:
@@ -106,14 +122,14 @@ def _no_such_version(client: MlflowClient, name: str, which: str) -> ImgclfError
     return ImgclfError(f"The model '{name}' has no '{which}'.", f"There are: {_listed(present)}.")
 
 
-def _artifact(client: MlflowClient, run_id: str, path: str | None) -> str:
+def _artifact(client: MlflowClient, run_id: str, path: str | None) -> tuple[str, str]:
     run = find_run(run_id)
     # The logged model of that name is the same file.
     path = path if path and path != "onnx" else EXPORTED_MODEL
     folder, _, _ = path.rpartition("/")
     present = [found.path for found in client.list_artifacts(run.mlflow_run_id, folder or None)]
     if path in present:
-        return f"runs:/{run.mlflow_run_id}/{path}"
+        return f"runs:/{run.mlflow_run_id}/{path}", ""
     if path == EXPORTED_MODEL:
         raise ImgclfError(
             f"Run '{run.run_id}' has no exported model.",

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 from mlflow import MlflowClient
 
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.tracking.model_address import download_model_file
+from model_files import write_sealed
 
 
 def download(address: str) -> bytes:
@@ -100,3 +102,24 @@ def test_an_empty_registry_says_how_to_fill_it(tmp_path, monkeypatch):
 def test_no_address_at_all_is_a_usage_error(address, workplace):
     with pytest.raises(UsageError, match="no address of a model"):
         download(address)
+
+
+def test_another_file_in_the_place_of_the_registered_one_is_refused(exported):
+    """Sealed anew, it proves nothing but itself: the version's tag knows better."""
+    logged = MlflowClient().get_logged_model(logged_id(exported, "onnx"))
+    stored = Path(logged.artifact_location.removeprefix("file://")) / "model.onnx"
+    original = stored.read_bytes()
+    proto = onnx.load_from_string(original)
+    proto.doc_string = "another"
+    registration = exported.registration
+    try:
+        write_sealed(proto, stored)
+        for address in (
+            f"models:/{registration.name}/{registration.version}",
+            f"models:/{logged.model_id}",
+        ):
+            with pytest.raises(ImgclfError, match="not the file that was registered"):
+                download(address)
+    finally:
+        stored.write_bytes(original)
+    assert download(f"models:/{logged.model_id}") == original
