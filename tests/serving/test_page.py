@@ -1,0 +1,137 @@
+"""The page in real headless Chromium: by mouse, by keyboard, on a phone, with hostile names."""
+
+import shutil
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+EXAMPLE = Path(__file__).parents[2] / "exports" / "reference" / "example.png"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: Any) -> Iterator[Any]:
+    """The page, loaded; what it asks of others, or complains of, fails the test."""
+    context = browser.new_context(viewport={"width": 1100, "height": 800})
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("request", lambda request: asked.append(request.url))
+    asked: list[str] = []
+    page.goto(server.url)
+    page.wait_for_function("document.querySelector('#summary').textContent.includes('classes')")
+    yield page
+    assert complaints == []
+    assert all(url.startswith((server.url, "blob:", "data:")) for url in asked)
+    context.close()
+
+
+def answer_of(page: Any) -> str:
+    """The first label, once there is an answer."""
+    page.wait_for_selector("#answer li")
+    return page.locator("#answer li .label span").first.inner_text()
+
+
+def test_a_chosen_file_is_answered_with_bars_and_the_time(page: Any):
+    page.set_input_files("#file", EXAMPLE)
+    assert answer_of(page) == "1"
+    shares = page.locator("#answer li .label span:last-child").all_inner_texts()
+    assert len(shares) == 5
+    values = [float(text.removesuffix("%")) for text in shares]
+    assert values == sorted(values, reverse=True)
+    widths = page.locator("#answer .bar div").evaluate_all("bars => bars.map(b => b.style.width)")
+    assert widths == shares
+    assert "ms on the server" in page.locator("#time").inner_text()
+    assert page.locator("#shown").is_visible()
+
+
+@pytest.mark.parametrize("event", ["drop", "paste"])
+def test_a_dropped_or_pasted_file_is_answered(page: Any, event: str):
+    page.evaluate(
+        """([kind, numbers]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(numbers)], "a.png", {type: "image/png"}));
+            const options = {bubbles: true, cancelable: true};
+            document.body.dispatchEvent(kind === "drop"
+                ? new DragEvent("drop", {...options, dataTransfer: data})
+                : new ClipboardEvent("paste", {...options, clipboardData: data}));
+        }""",
+        [event, list(EXAMPLE.read_bytes())],
+    )
+    assert answer_of(page) == "1"
+
+
+def test_a_drawn_seven_is_a_seven_wherever_and_however_large_it_is_drawn(page: Any):
+    box = page.locator("#canvas").bounding_box()
+    for size, left, top in ((1.0, 60, 40), (0.5, 10, 10)):
+        page.locator("#clear").click()
+        page.mouse.move(box["x"] + left, box["y"] + top)
+        page.mouse.down()
+        for x, y in ((110, 0), (55, 140)):
+            page.mouse.move(box["x"] + left + size * x, box["y"] + top + size * y, steps=8)
+        with page.expect_response("**/predict**"):
+            page.mouse.up()
+        page.wait_for_function(
+            "document.querySelector('#answer .label span')?.textContent === '7'", timeout=5000
+        )
+
+
+def test_an_empty_drawing_is_not_sent(page: Any):
+    page.locator("#ask").click()
+    assert page.locator("#problem").inner_text() == "Nothing is drawn yet."
+
+
+def test_what_is_no_image_is_said_in_words(page: Any):
+    page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"text"})
+    page.wait_for_function("document.querySelector('#problem').textContent !== ''")
+    assert "not an image" in page.locator("#problem").inner_text()
+    assert page.locator("#answer li").count() == 0
+
+
+def test_the_card_and_the_proof_open_from_the_keyboard(page: Any):
+    reached = []
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+    assert {"file", "canvas", "ask", "clear", "SUMMARY"} <= set(reached)
+    page.locator("summary").focus()
+    page.keyboard.press("Enter")
+    text = page.locator("#card").inner_text()
+    assert "same answers, logits within" in text
+    assert "golden inputs answered as at the export" in text
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(page: Any):
+    page.set_viewport_size({"width": 320, "height": 640})
+    page.locator("summary").click()
+    page.set_input_files("#file", EXAMPLE)
+    answer_of(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    for button in page.locator("button:visible").all():
+        assert button.bounding_box()["height"] >= 44
+
+
+def test_an_image_larger_than_the_page_fits(page: Any):
+    file = BytesIO()
+    Image.new("L", (3000, 200)).save(file, "PNG")
+    page.set_input_files(
+        "#file", {"name": "wide.png", "mimeType": "image/png", "buffer": file.getvalue()}
+    )
+    answer_of(page)
+    shown, drop = page.locator("#shown").bounding_box(), page.locator("#drop").bounding_box()
+    assert shown["width"] <= drop["width"]
