@@ -87,6 +87,8 @@ class ModelCard:
         channels = self.preprocessing.channels
         if len(self.mean) != channels or len(self.std) != channels:
             raise ValueError("mean and std need one number per channel")
+        if not all(isinstance(text, str) for text in self.provenance.values()):
+            raise ValueError("where the model comes from must be text")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"the temperature must be positive, not {self.temperature!r}")
 
@@ -116,7 +118,8 @@ class ModelCard:
                 preprocessing=Preprocessing(**values["preprocessing"]),
                 mean=tuple(float(value) for value in _list(values["mean"])),
                 std=tuple(float(value) for value in _list(values["std"])),
-                temperature=float(values["temperature"]),
+                # Runs of before have none.
+                temperature=float(values.get("temperature", 1.0)),
                 provenance=dict(values["provenance"]),
                 metrics=dict(values["metrics"]),
                 parity=dict(values["parity"]),

@@ -96,7 +96,9 @@ def _terminate(*_: object) -> None:
     show_default=True,
     help="triton writes a model repository for NVIDIA Triton and KServe as well.",
 )
-def export(run: str | None, quantize: str | None, precision: str, **options: Any) -> None:
+def export(
+    run: str | None, quantize: str | None, precision: str, format: str, **options: Any
+) -> None:
     """Turn the best run, or a given one, into one proved ONNX file.
 
     \b
@@ -109,7 +111,7 @@ def export(run: str | None, quantize: str | None, precision: str, **options: Any
     from imgclf.summary import print_export
 
     smaller = [kind for kind in (quantize, precision) if kind not in (None, "fp32")]
-    print_export(run_export(run, variants=smaller, **options))
+    print_export(run_export(run, variants=smaller, triton=format == "triton", **options))
 
 
 main.add_command(predict)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,23 +64,26 @@ def predict(model: str, images: tuple[str, ...], top_k: int, as_json: bool, devi
         predictor = Predictor(path, device=device)
     sources = [sys.stdin.buffer.read() if image == "-" else image for image in images]
     standard_input = {f"#{position}" for position, image in enumerate(images) if image == "-"}
-    answers = []
+    number = unreadable = 0
+    # A million answers need no memory: each is printed as it comes.
     for answer in predictor.stream(sources, top_k=top_k):
         if answer.image in standard_input:
             answer = dataclasses.replace(answer, image="-")
-        answers.append(answer)
+        number += 1
+        unreadable += isinstance(answer, Unreadable)
         if as_json:
-            continue
-        if isinstance(answer, Unreadable):
+            entry = json.dumps(answer.to_dict(), indent=2)
+            click.echo(f"{'[' if number == 1 else ','}\n{textwrap.indent(entry, '  ')}", nl=False)
+        elif isinstance(answer, Unreadable):
             print_error(f"{answer.image}: {answer.error}")
         else:
             top = "  ".join(f"{label} {value:.2%}" for label, value in answer.top)
             click.echo(f"{answer.image}: {top}")
     if as_json:
-        click.echo(json.dumps([answer.to_dict() for answer in answers], indent=2))
-    if not answers:
+        click.echo("\n]" if number else "[]")
+    if not number:
         raise ImgclfError(f"No images in {', '.join(images)}.", "Give image files, or a folder.")
-    if any(isinstance(answer, Unreadable) for answer in answers):
+    if unreadable:
         sys.exit(1)
 
 
@@ -118,13 +122,19 @@ def verify(model: str, dataset: str, data_dir: str, device: str) -> None:
             return
         from imgclf.pipeline.prove import prove
 
-        click.echo(f"proved    {prove(path, dataset, data_dir=data_dir)}")
+        click.echo(f"proved    {prove(predictor, dataset, data_dir)}")
 
 
 @click.command()
 @click.argument("model")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0: any that is free.",
+)
 @click.option("--name", default="", help="What clients call the model; else the data set's name.")
 @click.option(
     "--workers",
@@ -150,7 +160,7 @@ def verify(model: str, dataset: str, data_dir: str, device: str) -> None:
     "--max-pixels",
     default=50_000_000,
     show_default=True,
-    type=click.IntRange(1),
+    type=click.IntRange(1, 178_956_970),  # where Pillow itself refuses
     help="Largest image, in pixels.",
 )
 @click.option(

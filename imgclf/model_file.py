@@ -8,7 +8,7 @@ import onnxruntime
 from imgclf.card import METADATA_KEY, ModelCard
 from imgclf.errors import ImgclfError
 from imgclf.recipes import SERVING_DEVICES
-from imgclf.seal import is_intact, is_sealed
+from imgclf.seal import digest_if_intact, is_sealed
 
 INPUT = "image"
 OUTPUTS = ("logits", "probabilities")
@@ -17,7 +17,7 @@ _GIVE_ANOTHER = "Give a model.onnx that 'imgclf export' wrote."
 
 def open_model_file(
     model: "str | os.PathLike[str] | bytes", threads: int, device: str
-) -> tuple[onnxruntime.InferenceSession, ModelCard]:
+) -> tuple[onnxruntime.InferenceSession, ModelCard, str]:
     """Open a model file on a device.
 
     Args:
@@ -25,20 +25,23 @@ def open_model_file(
         threads: CPU threads of the session; 0: one for each core.
         device: one of `SERVING_DEVICES`.
 
+    Returns:
+        the session, the card, and the SHA-256 of the file.
+
     Raises:
         ImgclfError: it is absent, no ONNX model, not one of imgclf's, or changed since its export;
             or the device cannot be used.
     """
     content = model if isinstance(model, bytes) else read_model(Path(model))
     name = "the model" if isinstance(model, bytes) else f"'{Path(model)}'"
-    sealed = is_sealed(content)
-    if sealed and not is_intact(content):
+    sha256 = digest_if_intact(content)
+    if sha256 is None and is_sealed(content):
         raise _changed(name)
     session = _open_session(content, name, threads, device)
     card = _card_of(session, name)
-    if not sealed:
+    if sha256 is None:
         raise _changed(name)
-    return session, card
+    return session, card, sha256
 
 
 def read_model(path: Path) -> bytes:
@@ -72,17 +75,23 @@ def _open_session(
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", os.devnull
     )
+    providers = _providers(device)
     try:
         # onnxruntime would go on with another provider, and say so on standard output.
-        return onnxruntime.InferenceSession(
-            content, options, providers=_providers(device), enable_fallback=0
+        session = onnxruntime.InferenceSession(
+            content, options, providers=providers, enable_fallback=0
         )
-    except ImgclfError:
-        raise
     except Exception as error:  # onnxruntime's errors share no base class
         raise ImgclfError(
             f"{name} is not an ONNX model that can be used: {one_line(error)}", _GIVE_ANOTHER
         ) from error
+    # Where CUDA's own libraries are missing, it takes the CPU without an error.
+    if len(session.get_providers()) < len(providers):
+        raise ImgclfError(
+            "onnxruntime cannot use CUDA on this machine.",
+            "Check the driver, and that CUDA and cuDNN are those that onnxruntime-gpu asks for.",
+        )
+    return session
 
 
 def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
@@ -132,7 +141,8 @@ def _card_of(session: onnxruntime.InferenceSession, name: str) -> ModelCard:
 
 def _changed(name: str) -> ImgclfError:
     return ImgclfError(
-        f"{name} has been changed since it was exported, or was not copied whole.",
+        f"{name} has been changed since it was exported, or was not copied whole; or it is of an"
+        " imgclf that sealed no files yet.",
         "Copy it again, or write it anew with 'imgclf export'.",
     )
 

@@ -77,6 +77,11 @@ class Predictor:
         threads: CPU threads of the session; 0: one for each core.
         device: ``cpu``, or ``cuda`` where onnxruntime-gpu is installed in place of onnxruntime.
 
+    Attributes:
+        card: what the model is.
+        sha256: of the file.
+        providers: who computes, in onnxruntime's words.
+
     Raises:
         ImgclfError: the file is absent, no ONNX model, not one of imgclf's, or changed since; or
             the device cannot be used.
@@ -85,7 +90,7 @@ class Predictor:
     def __init__(
         self, model: "str | os.PathLike[str] | bytes", threads: int = 0, device: str = "cpu"
     ) -> None:
-        self._session, self.card = open_model_file(model, threads, device)
+        self._session, self.card, self.sha256 = open_model_file(model, threads, device)
         self.providers = tuple(self._session.get_providers())
 
     @property
@@ -220,11 +225,16 @@ class Predictor:
         return found
 
 
-def find_images(folder: Path) -> Iterator[Path]:
+def find_images(folder: Path, skip_unreadable: bool = False) -> Iterator[Path]:
     """Give the image files below a folder, by name; hidden ones are left out.
 
     A link to nothing is among them: whoever reads it will name it. Links to folders are not
     followed.
+
+    Args:
+        folder: where to look.
+        skip_unreadable: give a folder below it that cannot be read as if it were an image, for
+            whoever reads it to name it.
 
     Raises:
         ImgclfError: a folder cannot be read.
@@ -240,7 +250,10 @@ def find_images(folder: Path) -> Iterator[Path]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir(follow_symlinks=False):
-            yield from find_images(Path(entry))
+            if skip_unreadable and not os.access(entry, os.R_OK | os.X_OK):
+                yield Path(entry)
+            else:
+                yield from find_images(Path(entry), skip_unreadable)
         elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and _is_file(entry):
             yield Path(entry)
 
@@ -258,6 +271,6 @@ def _named(images: Images) -> Iterator[tuple[str, ImageSource]]:
         if not isinstance(source, str | os.PathLike):
             yield f"#{position}", source
         elif os.path.isdir(source):
-            yield from ((str(path), path) for path in find_images(Path(source)))
+            yield from ((str(path), path) for path in find_images(Path(source), True))
         else:
             yield os.fspath(source), source

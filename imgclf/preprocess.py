@@ -87,6 +87,7 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
         if isinstance(source, np.ndarray):
             return _as_seen(_from_array(source))
         if isinstance(source, Image.Image):
+            _check_size(source, max_pixels)
             return _as_seen(ImageOps.exif_transpose(source))
         with _opened(source, max_pixels) as image:
             # In place: this image is nobody else's, and a copy costs a third of the decoding.
@@ -127,11 +128,18 @@ def _opened(source: "str | os.PathLike[str] | bytes", max_pixels: int) -> Image.
         # Pillow warns of large images at a threshold of its own; ours is checked below.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(file, formats=[name])
+    try:
+        _check_size(image, max_pixels)
+    except TooManyPixelsError:
+        image.close()
+        raise
+    return image
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        image.close()
         raise TooManyPixelsError(f"{width} x {height} pixels; the limit is {max_pixels:,}")
-    return image
 
 
 def _format_of(source: "str | os.PathLike[str] | bytes") -> str:

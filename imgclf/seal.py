@@ -17,27 +17,29 @@ def seal(content: bytes) -> bytes:
     Protocol Buffers read a repeated field's entries wherever they stand: to append one is to add
     it.
     """
-    return content + _record(content)
+    return content + _record(hashlib.sha256(content).hexdigest())
 
 
 def is_sealed(content: bytes) -> bool:
     """Tell whether a file carries a seal at all, right or wrong."""
-    record = _record(b"")
+    record = seal(b"")
     return content[-len(record) : -_DIGEST_LENGTH] == record[:-_DIGEST_LENGTH]
 
 
-def is_intact(content: bytes) -> bool:
-    """Tell whether the bytes of a file are those that were sealed."""
-    length = len(_record(b""))
-    # No copy: models are large.
-    return content[-length:] == _record(memoryview(content)[:-length])
+def digest_if_intact(content: bytes) -> str | None:
+    """Return the SHA-256 of a whole file whose bytes are those that were sealed; else None."""
+    length = len(seal(b""))
+    # No copy, and one pass: models are large.
+    digest = hashlib.sha256(memoryview(content)[:-length])
+    if content[-length:] != _record(digest.hexdigest()):
+        return None
+    digest.update(content[-length:])
+    return digest.hexdigest()
 
 
-def _record(content: "bytes | memoryview") -> bytes:
+def _record(digest: str) -> bytes:
     """Return a ``StringStringEntryProto`` as an entry of ``ModelProto.metadata_props`` (14)."""
-    digest = hashlib.sha256(content).hexdigest().encode()
-    entry = _field(1, _KEY) + _field(2, digest)
-    return _field(14, entry)
+    return _field(14, _field(1, _KEY) + _field(2, digest.encode()))
 
 
 def _field(number: int, value: bytes) -> bytes:

@@ -103,10 +103,9 @@ def print_export(result: "ExportResult") -> None:
     )
     size = result.model.stat().st_size / 1024
     click.echo(f"model     {shown_path(result.model)} ({size:,.0f} KiB)")
-    if (repository := result.folder / "triton").is_dir():
-        click.echo(
-            f"triton    tritonserver --model-repository={shlex.quote(str(repository.resolve()))}"
-        )
+    if result.triton is not None:
+        folder = shlex.quote(str(result.triton.resolve()))
+        click.echo(f"triton    tritonserver --model-repository={folder}")
     for variant in result.variants:
         click.echo(
             f"{variant.kind:<9} {shown_path(variant.path)} ({variant.size / 1024:,.0f} KiB):"

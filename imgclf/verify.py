@@ -65,10 +65,10 @@ def replay(predictor: Predictor) -> Verification:
     expected = np.array([golden.inputs[number].logits for number in decoded])
     labels = [golden.inputs[number].label for number in decoded]
     difference = 0.0
-    sizes = {1, len(decoded)} if predictor.batch_size is None else {predictor.batch_size}
     if predictor.batch_size is not None:
         failures.append(f"the batch dimension is frozen to {predictor.batch_size}")
-    for size in sizes if decoded else ():
+        decoded = {}
+    for size in {1, len(decoded)} if decoded else ():
         logits, probabilities = _run(predictor, list(decoded.values()), size)
         # Unlike max(), np.maximum hands a value that is not a number on.
         largest = np.abs(logits - expected).max() / np.abs(expected).max()
@@ -85,7 +85,7 @@ def replay(predictor: Predictor) -> Verification:
 
 def describe(path: Path, predictor: Predictor, verification: Verification) -> list[str]:
     """Say in lines what a file is, where it comes from, and what its replay found."""
-    card, content = predictor.card, path.read_bytes()
+    card = predictor.card
     known = card.provenance.get
     batch = "any batch size" if predictor.batch_size is None else f"batch {predictor.batch_size}"
     calibrated = f"; probabilities at temperature {card.temperature:.3g}"
@@ -93,8 +93,7 @@ def describe(path: Path, predictor: Predictor, verification: Verification) -> li
         "verified": f"{verification.inputs} golden inputs, from image file to probabilities: same"
         f" answers, logits within {verification.max_scaled_difference:.1e} (allowed"
         f" {verification.scaled_tolerance:.0e})",
-        "file": f"{path.name}, {len(content) / 1024:,.0f} KiB, SHA-256"
-        f" {hashlib.sha256(content).hexdigest()}",
+        "file": f"{path.name}, {path.stat().st_size / 1024:,.0f} KiB, SHA-256 {predictor.sha256}",
         "model": f"{known('model', 'unknown')} on {known('dataset', 'unknown')}:"
         f" {len(card.classes)} classes, {card.preprocessing}, {batch}, opset"
         f" {known('opset', 'unknown')}{calibrated}",
@@ -111,13 +110,10 @@ def describe(path: Path, predictor: Predictor, verification: Verification) -> li
 def _run(
     predictor: Predictor, images: list[NDArray[np.uint8]], size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Run batches of a size; the last one is filled up with the first images."""
-    batches = [
-        np.stack([images[number % len(images)] for number in range(start, start + size)])
-        for start in range(0, len(images), size)
-    ]
-    logits, probabilities = zip(*map(predictor.run, batches), strict=True)
-    return np.concatenate(logits)[: len(images)], np.concatenate(probabilities)[: len(images)]
+    starts = range(0, len(images), size)
+    answers = [predictor.run(np.stack(images[start : start + size])) for start in starts]
+    logits, probabilities = zip(*answers, strict=True)
+    return np.concatenate(logits), np.concatenate(probabilities)
 
 
 def _wrong_answers(

@@ -64,7 +64,7 @@ def change_weights(proto: onnx.ModelProto, metadata: dict[str, str]) -> None:
     largest.CopyFrom(numpy_helper.from_array(values, largest.name))
 
 
-def turn_the_softmax_around(proto: onnx.ModelProto, metadata: dict[str, str]) -> None:
+def double_the_temperature_on_the_card(proto: onnx.ModelProto, metadata: dict[str, str]) -> None:
     card = ModelCard.from_json(metadata[METADATA_KEY])
     metadata[METADATA_KEY] = dataclasses.replace(card, temperature=card.temperature * 2).to_json()
 
@@ -99,7 +99,7 @@ def damage_an_image(proto: onnx.ModelProto, metadata: dict[str, str]) -> None:
         (swap_labels, "golden input 0: '1' instead of '0'"),
         (change_weights, "scaled difference of the logits"),
         (make_a_weight_no_number, "scaled difference of the logits nan"),
-        (turn_the_softmax_around, "the probabilities are not the softmax of the logits"),
+        (double_the_temperature_on_the_card, "the probabilities are not the softmax of the logits"),
         (freeze_the_batch, "the batch dimension is frozen to 2"),
         (decode_otherwise, "golden input 10: the image is decoded or resized otherwise"),
         (damage_an_image, "golden input 3: not an image, or damaged at its start"),

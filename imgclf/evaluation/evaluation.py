@@ -24,6 +24,7 @@ class Evaluation:
         labels: int64 [n], positions in ``classes``.
         logits: float32 [n, classes].
         classes: class names.
+        temperature: logits are divided by it before the softmax, as the model's card says.
     """
 
     split: str
@@ -32,6 +33,7 @@ class Evaluation:
     labels: NDArray[np.int64]
     logits: NDArray[np.float32]
     classes: Sequence[str]
+    temperature: float = 1.0
 
     @property
     def title(self) -> str:
@@ -51,7 +53,7 @@ class Evaluation:
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
         """Float64 [n, classes]."""
-        return softmax(self.logits)
+        return softmax(self.logits / np.float32(self.temperature))
 
     @cached_property
     def confidence(self) -> NDArray[np.float64]:

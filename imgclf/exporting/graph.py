@@ -67,7 +67,16 @@ def build_onnx(
     proto = program.model_proto
     batch = proto.graph.input[0].type.tensor_type.shape.dim[0]
     assert batch.dim_param, f"the batch dimension is frozen to {batch.dim_value}"
+    _forget_where(proto.graph)
     return proto
+
+
+def _forget_where(graph: onnx.GraphProto) -> None:
+    """Remove what the exporter notes of each step: the lines of code, with this machine's paths."""
+    noted = (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for entry in noted:
+        del entry.metadata_props[:]
+        entry.doc_string = ""
 
 
 def write_onnx(
@@ -86,6 +95,7 @@ def write_onnx(
     # Fields are written in the order of their numbers: after the metadata there must be none.
     assert not proto.functions
     assert not proto.training_info
+    assert not proto.configuration
     path.write_bytes(seal(proto.SerializeToString()))
 
 

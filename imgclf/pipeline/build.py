@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -14,13 +15,12 @@ from PIL import Image
 from imgclf.card import ModelCard
 from imgclf.data.dataset import ImageDataset, SelectedImages
 from imgclf.data.splits import Split
-from imgclf.errors import ImgclfError
 from imgclf.evaluation.calibration import expected_calibration_error, fit_temperature
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.metrics import softmax
 from imgclf.exporting import graph, parity, variants
 from imgclf.exporting.golden import choose_golden_inputs
-from imgclf.exporting.variants import VARIANTS, Variant
+from imgclf.exporting.variants import VARIANTS, Agreement, Variant
 from imgclf.models import ImageClassifier
 from imgclf.predict import Predictor
 from imgclf.preprocess import ImageSource
@@ -134,42 +134,28 @@ def build_model(building: Building) -> tuple[parity.Parity, dict[str, float]]:
 def build_variant(building: Building, kind: str) -> Variant:
     """Write a smaller file of the model, and hold it against the trained weights.
 
-    `build_model` comes first.
+    `build_model` comes first; int8 needs validation images.
 
     Raises:
-        ImgclfError: it is not good enough, or there are no validation images to tell by.
+        ImgclfError: it is not good enough.
     """
-    model, card, split = building.model, building.card, building.split
-    if kind == "int8" and not len(split.val):
-        raise ImgclfError(
-            "int8 is accepted or refused on validation images, and this run had none.",
-            "Train with a --val-fraction, or export without int8.",
-        )
     say(f"writing the {kind} file")
-    path = building.folder / f"model-{kind}.onnx"
-    if kind == "int8":
-        proto = graph.build_onnx(model, building.example, card.temperature)
-        spread = np.linspace(0, len(split.train) - 1, min(_CALIBRATION_IMAGES, len(split.train)))
-        chosen = split.train[spread.astype(int)]
-        proto = variants.quantize_int8(proto, building.images.inputs(chosen))
-    else:
-        half = variants.half_precision(model)
-        proto = graph.build_onnx(half, building.example, card.temperature)
-    graph.write_onnx(proto, card, path)
-    predictor, fp32 = Predictor(path), building.folder / MODEL_FILE
-
-    def agreement(positions: NDArray[np.int64], reference: NDArray[np.float32]):
-        labels = building.images.labels[positions]
-        return variants.agree(reference, predictor, building.sources(positions), labels)
-
-    test = agreement(split.test, building.test_logits)
-    val = agreement(split.val, building.val_logits) if len(split.val) else None
-    inputs = building.images.inputs(split.test[:32])
-    ratio = variants.speedup(predictor, Predictor(fp32), inputs)
+    split, folder = building.split, building.folder
+    path, fp32 = folder / f"model-{kind}.onnx", folder / MODEL_FILE
+    proto = _graph_of_variant(building, kind)
+    graph.write_onnx(proto, building.card, path)
+    predictor = Predictor(path)
+    test = _agreement(building, predictor, split.test, building.test_logits)
+    val = None
+    if len(split.val):
+        val = _agreement(building, predictor, split.val, building.val_logits)
+    ratio = variants.speedup(predictor, Predictor(fp32), building.images.inputs(split.test[:32]))
+    variant = Variant(kind, path, test, val, path.stat().st_size, fp32.stat().st_size, ratio)
+    variant.require()
     card = dataclasses.replace(
-        card,
+        building.card,
         parity={**dataclasses.asdict(test), "summary": test.summary},
-        provenance={**card.provenance, "variant": kind},
+        provenance={**building.card.provenance, "variant": kind},
     )
     # fp16 must answer as the trained weights do; int8 as it does here.
     answer = building.answer if kind == "fp16" else lambda pixels: predictor.run(pixels)[0]
@@ -177,12 +163,30 @@ def build_variant(building: Building, kind: str) -> Variant:
     golden = choose_golden_inputs(answer, card, building.images, split.test, tolerance)
     graph.write_onnx(proto, card, path, golden)
     replay(Predictor(path)).require(path.name)
-    size = path.stat().st_size
-    variant = Variant(kind, path, test, val, size, fp32.stat().st_size, ratio)
-    variant.require()
+    variant = dataclasses.replace(variant, size=path.stat().st_size)
     text = json.dumps(variant.to_dict(), indent=2) + "\n"
-    (building.folder / f"{kind}.json").write_text(text, encoding="utf-8")
+    (folder / f"{kind}.json").write_text(text, encoding="utf-8")
     return variant
+
+
+def _graph_of_variant(building: Building, kind: str) -> onnx.ModelProto:
+    model, example, temperature = building.model, building.example, building.card.temperature
+    if kind == "fp16":
+        return graph.build_onnx(variants.half_precision(model), example, temperature)
+    train = building.split.train
+    spread = np.linspace(0, len(train) - 1, min(_CALIBRATION_IMAGES, len(train))).astype(int)
+    images = building.images.inputs(train[spread])
+    return variants.quantize_int8(graph.build_onnx(model, example, temperature), images)
+
+
+def _agreement(
+    building: Building,
+    predictor: Predictor,
+    positions: NDArray[np.int64],
+    reference: NDArray[np.float32],
+) -> Agreement:
+    labels = building.images.labels[positions]
+    return variants.agree(reference, predictor, building.sources(positions), labels)
 
 
 def write_example(building: Building) -> str:

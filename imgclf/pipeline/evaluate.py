@@ -216,6 +216,7 @@ def _record_outcome(
         labels=subset.labels,
         logits=augmented_logits(plan.model.answer, inputs, plan.tta),
         classes=plan.model.card.classes,
+        temperature=plan.model.card.temperature,
     )
     write_evaluation(evaluation, report)
     timings = {

@@ -17,8 +17,8 @@ from imgclf.data.dataset import ImageDataset
 from imgclf.data.splits import Split
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.exporting import graph, parity
-from imgclf.exporting.triton import write_model_repository
-from imgclf.exporting.variants import Variant
+from imgclf.exporting.triton import is_model_repository, write_model_repository
+from imgclf.exporting.variants import VARIANTS, Variant
 from imgclf.pipeline.build import (
     EXPORTED_FILES,
     MODEL_FILE,
@@ -59,6 +59,7 @@ class ExportResult:
         parity: the proof.
         registration: the registered version.
         variants: the smaller files that were asked for.
+        triton: the model repository, where it was asked for.
     """
 
     folder: Path
@@ -68,6 +69,7 @@ class ExportResult:
     parity: parity.Parity
     registration: Registration
     variants: tuple[Variant, ...]
+    triton: Path | None
 
 
 def export(
@@ -78,7 +80,7 @@ def export(
     exports_dir: str | os.PathLike[str] = "exports",
     experiment: str = "",
     variants: Collection[str] = (),
-    format: str = "onnx",
+    triton: bool = False,
 ) -> ExportResult:
     """Turn a training run into one ONNX file, and prove that it answers as the trained model does.
 
@@ -92,12 +94,17 @@ def export(
         exports_dir: receives the folder.
         experiment: where to look for the best run; empty for MLflow's environment or default.
         variants: smaller files to write beside the model: ``int8``, ``fp16``.
-        format: ``triton`` writes a model repository for NVIDIA Triton as well.
+        triton: whether to write a model repository for NVIDIA Triton as well.
 
     Raises:
         ImgclfError: there is no such run, the data is not what the run was trained on, or the proof
             failed.
     """
+    for kind in variants:
+        if kind not in VARIANTS:
+            raise UsageError(
+                f"There is no variant '{kind}'.", f"variants may hold: {', '.join(VARIANTS)}."
+            )
     started = time.perf_counter()
     moved = Path(dataset).expanduser() if dataset and Path(dataset).expanduser().exists() else None
     chosen = _choose_run(run, dataset, moved, experiment)
@@ -112,6 +119,11 @@ def export(
     if moved:
         config = dataclasses.replace(config, dataset=str(moved))
     images, split = _load_data(chosen, config)
+    if "int8" in variants and not len(split.val):
+        raise ImgclfError(
+            "int8 is accepted or refused on validation images, and this run had none.",
+            "Train with a --val-fraction, or export without int8.",
+        )
     more = {"mlflow_run_id": chosen.mlflow_run_id, "opset": str(graph.OPSET)}
     card = dataclasses.replace(trained.card, provenance={**trained.card.provenance, **more})
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as workspace:
@@ -121,7 +133,7 @@ def export(
         proof, figures = build_model(building)
         built_variants = tuple(build_variant(building, kind) for kind in variants)
         label = write_example(building)
-        if format == "triton":
+        if triton:
             repository_name = registered_name(name or chosen.dataset)
             repository = built / TRITON_FOLDER
             write_model_repository(built / MODEL_FILE, card, repository_name, repository)
@@ -135,7 +147,14 @@ def export(
         dataclasses.replace(variant, path=target / variant.path.name) for variant in built_variants
     )
     return ExportResult(
-        target, target / MODEL_FILE, label, chosen, proof, registration, moved_variants
+        target,
+        target / MODEL_FILE,
+        label,
+        chosen,
+        proof,
+        registration,
+        moved_variants,
+        target / TRITON_FOLDER if triton else None,
     )
 
 
@@ -203,6 +222,8 @@ def _exported_from(folder: Path) -> str | None:
     """Return the digest of the data behind an export; None for a folder that is none."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if not {*EXPORTED_FILES} <= names <= {*EXPORTED_FILES, *VARIANT_FILES, TRITON_FOLDER}:
+        return None
+    if TRITON_FOLDER in names and not is_model_repository(folder / TRITON_FOLDER):
         return None
     try:
         return Predictor(folder / MODEL_FILE).card.provenance.get("dataset_digest")

@@ -1,7 +1,5 @@
 """The whole proof again, on labelled images: a file against the weights that it was made from."""
 
-from pathlib import Path
-
 import torch
 
 from imgclf.config import TrainConfig
@@ -18,15 +16,14 @@ from imgclf.progress import say
 from imgclf.tracking.runs import download_model, find_run
 
 
-def prove(model: Path, dataset: str, *, data_dir: str = "", max_bad_images: float = 0.01) -> str:
+def prove(predictor: Predictor, dataset: str, data_dir: str) -> str:
     """Compare an exported file with its training run's weights, from image files to answers.
 
     Args:
-        model: the ``model.onnx``.
+        predictor: holds the exported file.
         dataset: labelled images, as `TrainConfig.dataset`: the test split where there is one, else
             all of them.
         data_dir: folder for downloaded data sets.
-        max_bad_images: largest share of unreadable images accepted.
 
     Returns:
         the figures in words.
@@ -35,21 +32,25 @@ def prove(model: Path, dataset: str, *, data_dir: str = "", max_bad_images: floa
         ImgclfError: the file does not answer as the weights do, or they or the images cannot be
             had.
     """
-    predictor = Predictor(model)
     run_id = predictor.card.provenance.get("mlflow_run_id")
     if run_id is None:
-        raise ImgclfError(f"'{model}' does not say which run it was made from.", "Export it again.")
+        raise ImgclfError("The model does not say which run it was made from.", "Export it again.")
     run = find_run(run_id)
     with download_model(run) as folder:
         trained = load_trained_model(folder)
-    config = TrainConfig(dataset=dataset, data_dir=data_dir, max_bad_images=max_bad_images)
+    config = TrainConfig(dataset=dataset, data_dir=data_dir)
     card = predictor.card
+    if (card.classes, card.preprocessing) != (trained.card.classes, trained.card.preprocessing):
+        raise ImgclfError(
+            f"The model's classes or its input are not those of run {run.run_id}, which it names."
+        )
     images = load_images(config, card.preprocessing)
     subset = choose_subset(images, "", card, trained.config)
     inputs = SelectedImages(images, subset.positions, card.preprocessing)
     say(f"comparing the file with run {run.run_id} on {len(inputs):,} images ({subset.split})")
     reference = predict_logits(trained.model, inputs, torch.device("cpu"))
-    sources = [images.files[position] for position in subset.positions] if images.files else inputs
+    stored = images.files or images.images
+    sources = [stored[position] for position in subset.positions]
     kind = card.provenance.get("variant")
     if kind in VARIANTS:
         found = agree(reference, predictor, sources, subset.labels)
@@ -59,7 +60,7 @@ def prove(model: Path, dataset: str, *, data_dir: str = "", max_bad_images: floa
         failures = "; ".join(found.failures)
     if failures:
         raise ImgclfError(
-            f"'{model}' does not answer as the weights of run {run.run_id} do: {failures}.",
+            f"The model does not answer as the weights of run {run.run_id} do: {failures}.",
             "Export the run again.",
         )
     return found.summary

@@ -9,6 +9,7 @@ from google.protobuf import text_format
 
 import imgclf
 from imgclf.card import ModelCard, Preprocessing
+from imgclf.errors import ImgclfError
 from imgclf.exporting.triton import write_model_repository
 
 CARD = ModelCard(
@@ -56,11 +57,16 @@ def test_the_configuration_fits_tritons_schema(schema, tmp_path: Path):
 
 
 def test_an_export_writes_the_repository_of_the_proved_file(trained, tmp_path: Path):
-    result = imgclf.export(trained.run_id, exports_dir=tmp_path, format="triton")
+    result = imgclf.export(trained.run_id, exports_dir=tmp_path, triton=True)
     repository = result.folder / "triton" / "imgclf-digits"
     copy = repository / "1" / "model.onnx"
     assert copy.read_bytes() == result.model.read_bytes()
     assert (repository / "labels.txt").read_text().split() == list("0123456789")
-    # And may be replaced by an export without one.
+    # A person's file there is kept; what was exported may be replaced.
+    own = repository.parent / "ensemble"
+    own.mkdir()
+    with pytest.raises(ImgclfError, match="no export of this data set"):
+        imgclf.export(trained.run_id, exports_dir=tmp_path)
+    own.rmdir()
     again = imgclf.export(trained.run_id, exports_dir=tmp_path)
     assert not (again.folder / "triton").exists()
