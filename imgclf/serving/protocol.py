@@ -5,6 +5,7 @@ The protocol: https://kserve.github.io/website/docs/concepts/architecture/data-p
 """
 
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -217,15 +218,11 @@ def as_pixels(data: Any, shape: Sequence[int]) -> NDArray[np.uint8]:
     Raises:
         RequestError: they are something else, or not as many as ``shape`` says.
     """
-    try:
-        # As objects: of text, NumPy would make an array as wide as its longest string.
-        values = np.array(data, dtype=object)
-    except ValueError as error:
-        raise RequestError(
-            422, "the data must be whole numbers in lists of equal length"
-        ) from error
-    if values.size != np.prod(shape):
-        raise RequestError(422, f"{values.size} numbers for the shape {list(shape)}")
+    # As objects: of text, NumPy would make an array as wide as its longest string.
+    values = np.array(data, dtype=object)
+    count = math.prod(shape)
+    if values.size != count:
+        raise RequestError(422, f"there must be {count} numbers, in lists of equal length")
     if set(map(type, values.flat)) <= {int, float}:
         with suppress(OverflowError):
             numbers = values.astype(np.float64).reshape(shape)
