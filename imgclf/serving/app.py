@@ -51,6 +51,9 @@ def create_app(settings: ServerSettings, give_up: Callable[[str], None]) -> Gate
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(_load(served, give_up))
+        if settings.workers > 1:
+            # Others answer meanwhile: this process must not take their requests.
+            await loading
         watching = asyncio.create_task(_watch(served)) if settings.reload else None
         if hasattr(signal, "SIGHUP"):
             loop = asyncio.get_running_loop()
