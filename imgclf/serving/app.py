@@ -142,9 +142,7 @@ def _state(path: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _add_pages(
-    app: FastAPI, engine: Engine, measures: Measures, check_key: KeyCheck
-) -> None:
+def _add_pages(app: FastAPI, engine: Engine, measures: Measures, check_key: KeyCheck) -> None:
     page = (files("imgclf.serving") / "page.html").read_text(encoding="utf-8")
     policy = _content_security_policy(page)
 

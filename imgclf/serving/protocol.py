@@ -203,7 +203,8 @@ def _pixels(
     expected = [shape[0], size.height, size.width, size.channels]
     if shape != expected:
         raise RequestError(
-            422, f"the shape must be [batch, {', '.join(map(str, expected[1:]))}], not {shape!r:.80}"
+            422,
+            f"the shape must be [batch, {', '.join(map(str, expected[1:]))}], not {shape!r:.80}",
         )
     if binary is not None:
         if len(binary) != np.prod(shape):

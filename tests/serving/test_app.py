@@ -166,7 +166,9 @@ async def running(app: Gate):
     await task
 
 
-async def ask(app: Gate, method: str, path: str, body: bytes = b"") -> tuple[int, dict[str, str], Any]:
+async def ask(
+    app: Gate, method: str, path: str, body: bytes = b""
+) -> tuple[int, dict[str, str], Any]:
     """Send a request, and return status, headers and the JSON of the answer."""
     sent: list[Any] = []
 
@@ -250,7 +252,9 @@ def test_a_model_that_does_not_prove_itself_is_given_up(tmp_path: Path):
     assert reasons[0].startswith("Cannot open the model")
 
 
-@pytest.mark.parametrize("error", [ValueError("a secret"), ExceptionGroup("a", [OSError("secret")])])
+@pytest.mark.parametrize(
+    "error", [ValueError("a secret"), ExceptionGroup("a", [OSError("secret")])]
+)
 def test_an_error_of_ours_is_told_without_its_words(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ):

@@ -75,7 +75,10 @@ def test_the_client_of_triton_can_give_a_key(guarded: Server):
     with triton.InferenceServerClient(guarded.address) as client:
         assert client.is_server_ready()
         headers = {"Authorization": f"Bearer {FIRST}"}
-        assert client.infer("digits", [request], headers=headers).as_numpy("logits").shape == (1, 10)
+        assert client.infer("digits", [request], headers=headers).as_numpy("logits").shape == (
+            1,
+            10,
+        )
 
 
 @pytest.mark.parametrize("path", ["/", "/v2/health/live", "/v2/health/ready"])

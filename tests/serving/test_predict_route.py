@@ -38,7 +38,9 @@ def check(entry: dict[str, Any], expected: Any) -> None:
     np.testing.assert_allclose(found, [value for _, value in expected.top], atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [None, "", "image/png", "image/x", "application/octet-stream", CURL])
+@pytest.mark.parametrize(
+    "kind", [None, "", "image/png", "image/x", "application/octet-stream", CURL]
+)
 def test_one_file_as_the_body_is_answered_as_the_predictor_does(
     server: Server, reference: Predictor, kind: str | None
 ):

@@ -121,14 +121,13 @@ def test_response_in_json_says_the_same_numbers():
 
 
 def test_binary_response_holds_little_endian_floats_behind_its_json():
-    asked = parse_request(
-        body(tensor(), parameters={"binary_data_output": True}), None, CARD, MOST
-    )
+    asked = parse_request(body(tensor(), parameters={"binary_data_output": True}), None, CARD, MOST)
     values = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
     content, length = build_response("m", "v", asked, {"logits": values, "probabilities": -values})
     assert length is not None
     sizes = [
-        output["parameters"]["binary_data_size"] for output in json.loads(content[:length])["outputs"]
+        output["parameters"]["binary_data_size"]
+        for output in json.loads(content[:length])["outputs"]
     ]
     assert sizes == [24, 24]
     assert struct.unpack("<6f", content[length : length + 24]) == tuple(values.ravel().tolist())

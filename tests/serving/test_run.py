@@ -1,6 +1,8 @@
 """A server's life: signals, other models, several processes, its log and its figures."""
 
+import asyncio
 import http.client
+import os
 import signal
 import socket
 import threading
@@ -17,6 +19,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from command_line import imgclf
+from imgclf.serving.run import listen
 from model_files import write_sealed
 from server_process import EXAMPLE, PATIENCE, REFERENCE, Server, until
 
@@ -140,6 +143,28 @@ def test_a_port_in_use_and_hosts_that_are_none_are_told():
             assert hint == "Choose another --port or --host."
 
 
+def test_answers_are_sent_at_once():
+    """With Nagle's algorithm each request of a kept connection would wait 40 ms."""
+
+    async def nodelay(listener: socket.socket) -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted = writer.get_extra_info("socket")
+            found.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(connected, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.close()
+            return await asyncio.wait_for(found, PATIENCE)
+
+    with listen("127.0.0.1", 0) as listener:
+        handed_over = socket.socket(fileno=os.dup(listener.fileno()))
+        for one in (listener, handed_over):
+            assert asyncio.run(nodelay(one))
+
+
 # --- Another model
 
 
@@ -227,7 +252,8 @@ def test_each_of_two_processes_answers_and_a_lost_one_is_replaced():
         for waiting in (one, other):
             with stopped(waiting):
                 assert server.post("/predict", IMAGE).status_code == 200
-        assert count(server) == 2
+        # A request is counted once its answer is sent.
+        until(lambda: count(server) == 2)
 
         one.kill()
         lost = server.wait_for("worker ended")
@@ -237,7 +263,7 @@ def test_each_of_two_processes_answers_and_a_lost_one_is_replaced():
         with stopped(other):
             assert server.post("/predict", IMAGE).status_code == 200
         # Those that the lost one has answered are counted still.
-        assert count(server) == 3
+        until(lambda: count(server) == 3)
 
         server.process.kill()
         _, alive = psutil.wait_procs([new, other], timeout=PATIENCE)
