@@ -51,16 +51,10 @@ def _extra_for(module: str) -> str:
     """Return the extra that brings a module; empty for one that no extra brings."""
     trained = ("torch", "torchvision", "mlflow", "onnx", "onnxscript", "sklearn", "matplotlib")
     tools = ("rich", "safetensors", "yaml", "psutil", "pynvml", "jinja2")
-    served = (
-        "fastapi",
-        "starlette",
-        "uvicorn",
-        "prometheus_client",
-        "python_multipart",
-        "multipart",
-    )
+    served = ("fastapi", "starlette", "uvicorn", "prometheus_client")
+    forms = ("python_multipart", "multipart")
     top = module.split(".")[0]
-    return "serve" if top in served else "train" if top in (*trained, *tools) else ""
+    return "serve" if top in (*served, *forms) else "train" if top in (*trained, *tools) else ""
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:

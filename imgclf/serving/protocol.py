@@ -92,7 +92,8 @@ def parse_request(
     else:
         raise RequestError(
             400,
-            f"the input's datatype must be UINT8 (pixels) or BYTES (image files), not {datatype!r:.40}",
+            "the input's datatype must be UINT8 (pixels) or BYTES (image files), not"
+            f" {datatype!r:.40}",
         )
     request_id = header.get("id")
     if request_id is not None and not isinstance(request_id, str):
@@ -202,10 +203,8 @@ def _pixels(
     size = card.preprocessing
     expected = [shape[0], size.height, size.width, size.channels]
     if shape != expected:
-        raise RequestError(
-            422,
-            f"the shape must be [batch, {', '.join(map(str, expected[1:]))}], not {shape!r:.80}",
-        )
+        sizes = ", ".join(map(str, expected[1:]))
+        raise RequestError(422, f"the shape must be [batch, {sizes}], not {shape!r:.80}")
     if binary is not None:
         if len(binary) != np.prod(shape):
             raise RequestError(400, f"{len(binary)} bytes for a shape of {np.prod(shape)} pixels")

@@ -88,10 +88,10 @@ def test_the_page_may_run_exactly_what_stands_in_it(server: Server):
     assert response.headers["Content-Type"] == "text/html; charset=utf-8"
     page = Page()
     page.feed(response.content.decode())
-    policy = dict(
-        part.strip().partition(" ")[::2]
-        for part in response.headers["Content-Security-Policy"].split(";")
-    )
+    policy = {}
+    for part in response.headers["Content-Security-Policy"].split(";"):
+        name, _, value = part.strip().partition(" ")
+        policy[name] = value
     for tag, (text,) in page.inline.items():
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert policy[f"{tag}-src"] == f"'sha256-{digest}'"
@@ -252,9 +252,7 @@ def test_a_model_that_does_not_prove_itself_is_given_up(tmp_path: Path):
     assert reasons[0].startswith("Cannot open the model")
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("a secret"), ExceptionGroup("a", [OSError("secret")])]
-)
+@pytest.mark.parametrize("error", [ValueError("a secret"), RuntimeError("another secret")])
 def test_an_error_of_ours_is_told_without_its_words(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ):

@@ -115,7 +115,7 @@ def test_a_lone_request_does_not_wait_for_company():
         for _ in range(3):
             await batcher.submit(Model().run, images(1))
 
-    with_batcher(work, observe=lambda *what: observed.append(what))
+    with_batcher(work, observe=lambda size, waited: observed.append((size, waited)))
     assert [size for size, _ in observed] == [1, 1, 1]
     assert all(waited >= 0 for _, waited in observed)
 

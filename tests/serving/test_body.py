@@ -50,12 +50,10 @@ def test_a_bomb_is_refused_before_it_takes_memory(encoding: str):
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize(
-    "change", [lambda c: c[:-1], lambda c: c[:5], lambda c: b"", lambda c: c + b"x"]
-)
-def test_what_is_cut_off_or_goes_on_is_refused(encoding: str, change):
+def test_what_is_cut_off_or_goes_on_is_refused(encoding: str):
     content = WRITERS[encoding](b"some content" * 20)
-    assert refusal(change(content), encoding)[0] == 400
+    for changed in (b"", content[:5], content[:-1], content + b"x", content + content):
+        assert refusal(changed, encoding)[0] == 400
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

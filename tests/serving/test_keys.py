@@ -1,4 +1,4 @@
-"""With a file of keys, only who has one is answered; a file that cannot guard anything is refused."""
+"""With a file of keys, only who has one is answered; a file without good keys is refused."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,10 +75,8 @@ def test_the_client_of_triton_can_give_a_key(guarded: Server):
     with triton.InferenceServerClient(guarded.address) as client:
         assert client.is_server_ready()
         headers = {"Authorization": f"Bearer {FIRST}"}
-        assert client.infer("digits", [request], headers=headers).as_numpy("logits").shape == (
-            1,
-            10,
-        )
+        result = client.infer("digits", [request], headers=headers)
+        assert result.as_numpy("logits").shape == (1, 10)
 
 
 @pytest.mark.parametrize("path", ["/", "/v2/health/live", "/v2/health/ready"])

@@ -76,6 +76,15 @@ def flowing(server: Server) -> Iterator[list[tuple[int, str]]]:
             thread.join()
 
 
+def refused(server: Server) -> bool:
+    """Tell whether nobody listens any more, not even a queue that nobody serves."""
+    try:
+        socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 # --- Ending
 
 
@@ -85,15 +94,7 @@ def test_a_signal_finishes_what_is_in_flight_and_refuses_the_rest(number: signal
         idle = requests.Session()
         idle.get(server.url + "/v2/health/live", timeout=PATIENCE)
         server.signal(number)
-
-        def refused() -> bool:
-            try:
-                socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
-            except ConnectionRefusedError:
-                return True
-            return False
-
-        until(refused)
+        until(lambda: refused(server))
         assert server.process.poll() is None
         response = finish(connection)
         assert response.status == 200

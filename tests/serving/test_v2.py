@@ -173,11 +173,7 @@ def test_the_asynchronous_client_is_answered_many_times_at_once(
             assert await client.is_server_ready()
             assert (await client.get_model_metadata("digits"))["name"] == "digits"
             inputs = [
-                [
-                    pixel_input(
-                        pixels[number : number + 1], binary=number % 2 == 0, library=triton_aio
-                    )
-                ]
+                [pixel_input(pixels[number : number + 1], number % 2 == 0, triton_aio)]
                 for number in range(len(pixels))
             ]
             codes = (None, "gzip", "deflate")
