@@ -13,6 +13,7 @@ import imgclf
 
 PACKAGE = Path(imgclf.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
+REFERENCE = Path(__file__).parents[1] / "exports" / "reference"
 
 # A module imports only what stands before it.
 FLOW = [
@@ -28,6 +29,7 @@ FLOW = [
     "model_file",
     "predict",
     "verify",
+    "serving",
     "own_process",
     "data",
     "models",
@@ -44,7 +46,7 @@ FLOW = [
     "__main__",
 ]
 
-PREDICT_WITHOUT_TRAINING_LIBRARIES = """
+WITHOUT_TRAINING_LIBRARIES = """
 import json, sys
 
 class Absent:
@@ -64,10 +66,41 @@ except ModuleNotFoundError:
     pass
 else:
     raise AssertionError("torch was not blocked")
+"""
 
+PREDICT_WITHOUT_TRAINING_LIBRARIES = (
+    WITHOUT_TRAINING_LIBRARIES
+    + """
 (answer,) = imgclf.Predictor(sys.argv[1])([sys.argv[2]])
 print(json.dumps(answer.to_dict()))
 """
+)
+
+# The command as a person starts it, asked by a thread, and ended by it.
+SERVE_WITHOUT_TRAINING_LIBRARIES = (
+    WITHOUT_TRAINING_LIBRARIES
+    + """
+import os, pathlib, signal, socket, threading, time, urllib.error, urllib.request
+from imgclf.cli import main
+
+with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+url = f"http://127.0.0.1:{port}/predict"
+
+def ask():
+    image = pathlib.Path(sys.argv[2]).read_bytes()
+    for _ in range(600):
+        try:
+            print(urllib.request.urlopen(url, image, timeout=60).read().decode(), flush=True)
+            break
+        except urllib.error.URLError:
+            time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=ask).start()
+main(["serve", sys.argv[1], "--port", str(port)], prog_name="imgclf")
+"""
+)
 
 SLOW_MODULES_AFTER_TRAINING = """
 import sys
@@ -107,6 +140,13 @@ def test_predictor_works_where_no_training_library_is_installed(exported, digit_
     (expected,) = imgclf.Predictor(model)([image])
     assert answer == expected.to_dict()
     assert answer["label"] == "3"
+
+
+def test_server_works_where_no_training_library_is_installed():
+    model, image = REFERENCE / "model.onnx", REFERENCE / "example.png"
+    (answer,) = json.loads(python(SERVE_WITHOUT_TRAINING_LIBRARIES, model, image))["predictions"]
+    (expected,) = imgclf.Predictor(model)([image])
+    assert answer == {**expected.to_dict(), "image": "image"}
 
 
 @pytest.mark.parametrize(

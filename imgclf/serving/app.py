@@ -23,10 +23,11 @@ from imgclf.serving.engine import Engine
 from imgclf.serving.errors import RequestError
 from imgclf.serving.gate import Gate
 from imgclf.serving.images import images_router
-from imgclf.serving.keys import key_check, read_keys
+from imgclf.serving.keys import KeyCheck, key_check, read_keys
 from imgclf.serving.measured import Measures, log
 from imgclf.serving.served_model import ServedModel
 from imgclf.serving.settings import ServerSettings
+from imgclf.serving.signals import take_reloads
 from imgclf.serving.v2 import health_router, v2_router
 
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -52,6 +53,9 @@ def create_app(settings: ServerSettings, give_up: Callable[[str], None]) -> Gate
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(_load(served, give_up))
+        if settings.workers > 1:
+            # Others answer meanwhile: this process must not take their requests.
+            await loading
         watching = asyncio.create_task(_watch(served)) if settings.reload else None
         if hasattr(signal, "SIGHUP"):
             loop = asyncio.get_running_loop()
@@ -64,6 +68,7 @@ def create_app(settings: ServerSettings, give_up: Callable[[str], None]) -> Gate
                 task.add_done_callback(reloads.discard)
 
             loop.add_signal_handler(signal.SIGHUP, reload)
+            take_reloads()
         yield
         for task in (loading, watching):
             if task is not None:
@@ -103,7 +108,6 @@ async def _load(served: ServedModel, give_up: Callable[[str], None]) -> None:
         log("not loaded", logging.ERROR, model=str(served.path), reason=error.message)
         give_up(str(error))
         return
-    served.name = served.name or loaded.card.provenance.get("dataset", "model")
     log("ready", model=served.name, version=loaded.version, golden=loaded.verification.inputs)
 
 
@@ -140,9 +144,7 @@ def _state(path: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _add_pages(
-    app: FastAPI, engine: Engine, measures: Measures, check_key: Callable[[Request], None]
-) -> None:
+def _add_pages(app: FastAPI, engine: Engine, measures: Measures, check_key: KeyCheck) -> None:
     page = (files("imgclf.serving") / "page.html").read_text(encoding="utf-8")
     policy = _content_security_policy(page)
 
@@ -216,3 +218,8 @@ def _add_errors(app: FastAPI) -> None:
     async def model_failed(_: Request, error: ImgclfError) -> JSONResponse:
         log("model failed", logging.ERROR, reason=error.message)
         return JSONResponse({"error": error.message}, 500)
+
+    @app.exception_handler(Exception)
+    async def server_failed(_: Request, error: Exception) -> JSONResponse:
+        # Starlette raises it once more: the gate writes all of it to the log.
+        return JSONResponse({"error": "the server failed; its log has the X-Request-ID"}, 500)

@@ -86,8 +86,8 @@ class Batcher:
                 sum(len(one.images) for one in batch), time.perf_counter() - batch[0].since
             )
             images = [one.images for one in batch]
-            joined = images[0] if len(images) == 1 else np.concatenate(images)
             try:
+                joined = images[0] if len(images) == 1 else np.concatenate(images)
                 answers = await loop.run_in_executor(self._thread, batch[0].run, joined)
             except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
                 for one in batch:

@@ -66,13 +66,11 @@ class Gate:
             log("timeout", logging.WARNING, id=request_id, path=scope["path"])
             if not status:
                 message = f"the request took longer than {self._timeout:g} s"
-                await respond(send_safely, 503, message, {"Retry-After": "1"})
+                await _respond(send_safely, 503, message, {"Retry-After": "1"})
         except ClientDisconnect:
             status = 499  # as nginx logs it; nobody reads it
-        except Exception:  # noqa: BLE001 - the client gets one line, the log all of it
+        except Exception:  # noqa: BLE001 - the client has its answer, the log gets all of it
             _log_exception(request_id, scope["path"])
-            if not status:
-                await respond(send_safely, 500, f"the server failed; see its log for {request_id}")
         finally:
             seconds = time.perf_counter() - started
             # By its template: names that clients make up must not become figures of their own.
@@ -97,7 +95,7 @@ def _log_exception(request_id: str, path: str) -> None:
     )
 
 
-async def respond(
+async def _respond(
     send: Send, status: int, message: str, headers: Mapping[str, str] | None = None
 ) -> None:
     """Send an error as JSON."""

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from numpy.typing import NDArray
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 
 from imgclf.serving.body import read_body
 from imgclf.serving.engine import Engine, Unread
@@ -128,9 +128,11 @@ async def _read_form(request: Request, engine: Engine) -> list[tuple[str, bytes]
         async with request.form(max_files=most, max_fields=most) as form:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             named = [(file.filename or f"#{n}", await file.read()) for n, file in enumerate(files)]
-    except (MultiPartException, FormParserError) as error:
-        message = getattr(error, "message", str(error))
-        raise RequestError(400, f"the form cannot be read: {message}") from error
+    except (HTTPException, FormParserError) as error:
+        reason = str(getattr(error, "detail", error))
+        # Starlette tells only in words that there are more than it was to read.
+        status = 413 if reason.startswith("Too many") else 400
+        raise RequestError(status, f"the form cannot be read: {reason}") from error
     if not named:
         raise RequestError(422, "the form holds no files")
     return named

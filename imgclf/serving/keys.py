@@ -1,13 +1,16 @@
 """Bearer tokens: who may ask."""
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from fastapi import Request
 
 from imgclf.errors import ImgclfError
 from imgclf.serving.errors import RequestError
+
+KeyCheck: TypeAlias = "Callable[[Request], Awaitable[None]]"
 
 _SHORTEST_KEY = 16
 
@@ -19,7 +22,7 @@ def read_keys(path: str) -> list[bytes]:
         ImgclfError: it cannot be read, holds no key, or one that is easily guessed.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise ImgclfError(f"Cannot read the keys in '{path}': {reason}.") from error
@@ -32,12 +35,13 @@ def read_keys(path: str) -> list[bytes]:
     return [key.encode() for key in keys]
 
 
-def key_check(keys: list[bytes]) -> Callable[[Request], None]:
+def key_check(keys: list[bytes]) -> KeyCheck:
     """Return what refuses requests without one of the keys; without keys, all may ask."""
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        token = given.strip().encode()
+        # Starlette reads headers as Latin-1: so these are the bytes that were sent.
+        token = given.strip().encode("latin-1")
         # All are compared, each in constant time: nothing is learnt from how long it takes.
         known = [hmac.compare_digest(token, key) for key in keys]
         if keys and (scheme.lower() != "bearer" or not any(known)):

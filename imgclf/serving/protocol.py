@@ -5,8 +5,10 @@ The protocol: https://kserve.github.io/website/docs/concepts/architecture/data-p
 """
 
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +92,8 @@ def parse_request(
     else:
         raise RequestError(
             400,
-            f"the input's datatype must be UINT8 (pixels) or BYTES (image files), not {datatype!r}",
+            "the input's datatype must be UINT8 (pixels) or BYTES (image files), not"
+            f" {datatype!r:.40}",
         )
     request_id = header.get("id")
     if request_id is not None and not isinstance(request_id, str):
@@ -200,9 +203,8 @@ def _pixels(
     size = card.preprocessing
     expected = [shape[0], size.height, size.width, size.channels]
     if shape != expected:
-        raise RequestError(
-            422, f"the shape must be [batch, {', '.join(map(str, expected[1:]))}], not {shape}"
-        )
+        sizes = ", ".join(map(str, expected[1:]))
+        raise RequestError(422, f"the shape must be [batch, {sizes}], not {shape!r:.80}")
     if binary is not None:
         if len(binary) != np.prod(shape):
             raise RequestError(400, f"{len(binary)} bytes for a shape of {np.prod(shape)} pixels")
@@ -216,25 +218,23 @@ def as_pixels(data: Any, shape: Sequence[int]) -> NDArray[np.uint8]:
     Raises:
         RequestError: they are something else, or not as many as ``shape`` says.
     """
-    try:
-        values = np.array(data)
-    except (ValueError, OverflowError) as error:
-        raise RequestError(
-            422, "the data must be whole numbers in lists of equal length"
-        ) from error
-    if values.size != np.prod(shape):
-        raise RequestError(422, f"{values.size} numbers for the shape {list(shape)}")
-    if values.dtype.kind not in "iuf" or not ((values >= 0) & (values <= 255)).all():
-        raise RequestError(422, "pixels must be whole numbers from 0 to 255")
-    pixels = values.astype(np.uint8)
-    if values.dtype.kind == "f" and (pixels != values).any():
-        raise RequestError(422, "pixels must be whole numbers from 0 to 255")
-    return pixels.reshape(shape)
+    # As objects: of text, NumPy would make an array as wide as its longest string.
+    values = np.array(data, dtype=object)
+    count = math.prod(shape)
+    if values.size != count:
+        raise RequestError(422, f"there must be {count} numbers, in lists of equal length")
+    if set(map(type, values.flat)) <= {int, float}:
+        with suppress(OverflowError):
+            numbers = values.astype(np.float64).reshape(shape)
+            pixels = np.clip(np.nan_to_num(numbers), 0, 255).astype(np.uint8)
+            if (pixels == numbers).all():
+                return pixels
+    raise RequestError(422, "pixels must be whole numbers from 0 to 255")
 
 
 def _files(tensor: dict[str, Any], shape: list[int], binary: memoryview | None) -> list[bytes]:
     if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
-        raise RequestError(422, f"the shape of image files must be [batch], not {shape}")
+        raise RequestError(422, f"the shape of image files must be [batch], not {shape!r:.80}")
     if binary is None:
         raise RequestError(400, "image files (BYTES) must be sent as binary data")
     files = []

@@ -44,7 +44,7 @@ class ServedModel:
 
     Args:
         path: the ``model.onnx``.
-        name: what clients call the model.
+        name: what clients call the model; empty for the data set's name on its card.
         threads: CPU threads of a session; 0: one for each core.
         device: ``cpu`` or ``cuda``.
     """
@@ -74,5 +74,6 @@ class ServedModel:
             verification = replay(predictor)
             verification.require(str(self.path))
             sha256 = hashlib.sha256(content).hexdigest()
+            self.name = self.name or predictor.card.provenance.get("dataset", "model")
             self._current = LoadedModel(predictor, verification, sha256, time.time())
             return self._current

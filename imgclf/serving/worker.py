@@ -5,7 +5,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 
 from imgclf.errors import ImgclfError
 from imgclf.serving.run import serve_process
@@ -24,10 +23,12 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    """End as if told to, once the process that has started this one is gone."""
-    parent = os.getppid()
-    while os.getppid() == parent:
-        time.sleep(1)
+    """End as if told to, once the process that has started this one is gone.
+
+    Its end of the pipe is closed then, however it has ended.
+    """
+    # Not through sys.stdin: its lock, held by a waiting thread, breaks the interpreter's end.
+    os.read(0, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

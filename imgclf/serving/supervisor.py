@@ -1,0 +1,96 @@
+"""Keeps several serving processes alive, and passes signals on to them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from imgclf.errors import ImgclfError
+from imgclf.serving.measured import log
+from imgclf.serving.settings import ServerSettings
+from imgclf.serving.signals import hold_reloads, take_reloads
+
+_SECONDS_BETWEEN_LOOKS = 0.1
+# One that ends sooner is not replaced before: it may be that none can start.
+_SHORTEST_LIFE = 5.0
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """A process, and when it was started, in seconds of the monotonic clock."""
+
+    process: "subprocess.Popen[bytes]"
+    started: float
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+
+def serve_workers(settings: ServerSettings, listener: socket.socket) -> None:
+    """Keep as many processes alive as there are to be, until a signal ends them.
+
+    Raises:
+        ImgclfError: all of them have ended by themselves, soon after their start.
+    """
+    # Only noted here: a signal must not find half a list of workers.
+    signals: deque[int] = deque()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: signals.append(number))
+    listener.set_inheritable(True)
+    with tempfile.TemporaryDirectory(prefix="imgclf-metrics-") as metrics:
+        workers = [_start(settings, listener, metrics) for _ in range(settings.workers)]
+        ending = False
+        while any(worker.alive for worker in workers):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            ending = _pass_on(signals, workers) or ending
+            if ending:
+                # Nobody must wait here for an answer that does not come.
+                listener.close()
+            else:
+                workers = [_replaced(worker, settings, listener, metrics) for worker in workers]
+    if not ending:
+        raise ImgclfError("No process can serve the model; see above.")
+
+
+def _start(settings: ServerSettings, listener: socket.socket, metrics: str) -> _Worker:
+    packages = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    descriptor = str(listener.fileno())
+    hold_reloads()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "imgclf.serving.worker", settings.to_json(), descriptor],
+        env={**os.environ, "PYTHONPATH": packages, "PROMETHEUS_MULTIPROC_DIR": metrics},
+        # Nothing is written to it; its end is the end of this process.
+        stdin=subprocess.PIPE,
+        pass_fds=[listener.fileno()],
+        # Ctrl-C is for this process, which passes it on.
+        start_new_session=True,
+    )
+    take_reloads()
+    return _Worker(process, time.monotonic())
+
+
+def _pass_on(signals: deque[int], workers: list[_Worker]) -> bool:
+    """Pass on what has come, and tell whether it ends the server."""
+    ending = False
+    while signals:
+        number = signals.popleft()
+        ending = ending or number != signal.SIGHUP
+        for worker in workers:
+            if worker.alive:
+                worker.process.send_signal(number)
+    return ending
+
+
+def _replaced(
+    worker: _Worker, settings: ServerSettings, listener: socket.socket, metrics: str
+) -> _Worker:
+    if worker.alive or time.monotonic() - worker.started < _SHORTEST_LIFE:
+        return worker
+    log("worker ended", pid=worker.process.pid, code=worker.process.returncode)
+    return _start(settings, listener, metrics)
