@@ -160,7 +160,7 @@ def _add_pages(app: FastAPI, engine: Engine, measures: Measures, check_key: KeyC
         return {
             "name": engine.served.name,
             "version": loaded.version,
-            "sha256": loaded.sha256,
+            "sha256": loaded.predictor.sha256,
             "classes": list(card.classes),
             "input": {
                 "height": card.preprocessing.height,

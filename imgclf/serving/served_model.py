@@ -1,13 +1,10 @@
 """The model that a server answers with; another takes its place once it has proved itself."""
 
-import hashlib
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from imgclf.card import ModelCard
-from imgclf.model_file import read_model
 from imgclf.predict import Predictor
 from imgclf.verify import Verification, replay
 
@@ -19,14 +16,10 @@ class LoadedModel:
     Attributes:
         predictor: answers.
         verification: of its golden inputs.
-        sha256: of the file; its first 12 digits are the model's version in the protocol.
-        loaded_at: seconds since 1970.
     """
 
     predictor: Predictor
     verification: Verification
-    sha256: str
-    loaded_at: float
 
     @property
     def card(self) -> ModelCard:
@@ -35,8 +28,8 @@ class LoadedModel:
 
     @property
     def version(self) -> str:
-        """Changes with the file."""
-        return self.sha256[:12]
+        """The first 12 digits of the file's SHA-256."""
+        return self.predictor.sha256[:12]
 
 
 class ServedModel:
@@ -69,11 +62,9 @@ class ServedModel:
             ImgclfError: it cannot be read, or does not answer as it did; the model before it stays.
         """
         with self._loading:
-            content = read_model(self.path)
-            predictor = Predictor(content, self._threads, self._device)
+            predictor = Predictor(self.path, self._threads, self._device)
             verification = replay(predictor)
             verification.require(str(self.path))
-            sha256 = hashlib.sha256(content).hexdigest()
             self.name = self.name or predictor.card.provenance.get("dataset", "model")
-            self._current = LoadedModel(predictor, verification, sha256, time.time())
+            self._current = LoadedModel(predictor, verification)
             return self._current

@@ -61,3 +61,27 @@ def test_the_file_carries_its_card_and_nothing_outside_the_onnx_standard(exporte
     assert card.metrics["test/accuracy"] == exported.run.test_accuracy
     assert {node.domain for node in proto.graph.node} <= {"", "ai.onnx"}
     assert not any(tensor.external_data for tensor in proto.graph.initializer)
+
+
+def test_no_path_of_the_machine_that_exported_it_is_in_the_file(exported):
+    content = exported.model.read_bytes()
+    package = Path(build_onnx.__code__.co_filename).parents[2]
+    for path in (package, Path(torch.__file__).parents[1], Path.cwd()):
+        assert str(path).encode() not in content
+    assert b".py" not in content
+
+
+def test_the_temperature_scales_the_probabilities_and_not_the_logits(tmp_path):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    model = ImageClassifier(network, [100.0], [50.0])
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 1), np.uint8)
+    names = ("a", "b", "c")
+    card = ModelCard(names, Preprocessing.identity(4, 4, 1), (100.0,), (50.0,), temperature=2.5)
+    write_onnx(build_onnx(model, images[:2], 2.5), card, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    logits, probabilities = session.run(None, {"image": images})
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(images)).double()
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    np.testing.assert_allclose(probabilities, torch.softmax(expected / 2.5, dim=1), atol=1e-6)

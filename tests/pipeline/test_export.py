@@ -115,9 +115,10 @@ def test_an_exports_folder_that_cannot_be_written_is_found_before_the_proof(trai
 
 
 def test_a_run_and_a_choice_among_runs_exclude_each_other(trained, tmp_path):
-    for choice in ({"dataset": "digits"}, {"experiment": "Default"}):
-        with pytest.raises(UsageError, match="--run names one run"):
-            imgclf.export(trained.run_id, exports_dir=tmp_path, **choice)
+    with pytest.raises(UsageError, match="--run names one run"):
+        imgclf.export(trained.run_id, exports_dir=tmp_path, dataset="digits")
+    with pytest.raises(UsageError, match="--run names one run"):
+        imgclf.export(trained.run_id, exports_dir=tmp_path, experiment="Default")
     with pytest.raises(ImgclfError, match="There is no run ''"):
         imgclf.export("", exports_dir=tmp_path)
 
