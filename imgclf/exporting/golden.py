@@ -61,7 +61,7 @@ def choose_golden_inputs(
 
 def _golden_input(file: bytes, answer: Answer, card: ModelCard) -> GoldenInput:
     pixels = to_array(file, card.preprocessing)
-    (logits,) = answer(pixels[None])
+    (logits,) = answer(np.stack([pixels]))
     label = card.classes[logits.argmax()]
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     return GoldenInput(file, digest, label, tuple(map(float, logits)))

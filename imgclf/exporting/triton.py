@@ -37,9 +37,10 @@ def write_model_repository(model: Path, card: ModelCard, name: str, folder: Path
 
 def is_model_repository(folder: Path) -> bool:
     """Tell whether a folder holds what `write_model_repository` writes, and nothing else."""
-    models = list(folder.iterdir())
-    found = {path.relative_to(models[0]).as_posix() for path in folder.glob("*/**/*")}
-    return len(models) == 1 and found == {"1", "1/model.onnx", "labels.txt", "config.pbtxt"}
+    if len(list(folder.iterdir())) != 1:
+        return False
+    found = {path.relative_to(folder).as_posix().partition("/")[2] for path in folder.rglob("*")}
+    return found == {"", "1", "1/model.onnx", "labels.txt", "config.pbtxt"}
 
 
 def _configuration(card: ModelCard, name: str) -> str:
