@@ -217,6 +217,10 @@ def serve(model: str, host: str, port: int, cors_origin: tuple[str, ...], **opti
       imgclf serve exports/digits/model.onnx --host 0.0.0.0 --port 8080 --workers 2
       curl --data-binary @exports/digits/example.png http://127.0.0.1:8000/predict
     """
+    from imgclf.serving.signals import hold_reloads
+
+    # Before a library starts a thread: that would take the signal, and end the server.
+    hold_reloads()
     from imgclf.serving.run import serve as run_server
     from imgclf.serving.settings import ServerSettings
 

@@ -177,6 +177,15 @@ def test_missing_extra_is_named_with_the_command_that_installs_it(
     assert hint == "Install it with: pip install 'imgclf[train]'"
 
 
+@pytest.mark.parametrize("module", ["fastapi", "uvicorn", "prometheus_client", "python_multipart"])
+def test_missing_part_of_the_server_is_named_with_what_installs_it(module: str):
+    result = process("serve", "model.onnx", blocked=module)
+    assert result.returncode == 1
+    error, hint = result.stderr.splitlines()
+    assert error == f"Error: This command needs '{module}', which is not installed."
+    assert hint == "Install it with: pip install 'imgclf[serve]'"
+
+
 def test_broken_installation_is_not_hidden_behind_an_extra():
     result = process("predict", "model.onnx", "image.png", blocked="onnxruntime")
     assert result.returncode == 1

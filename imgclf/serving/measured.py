@@ -74,13 +74,10 @@ def log(event: str, level: int = logging.INFO, **fields: Any) -> None:
 
 
 def set_up_logging() -> None:
-    """Write what imgclf and uvicorn log to standard error, as lines of JSON."""
+    """Write what is logged to standard error, as lines of JSON: libraries' warnings as well."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("imgclf.serve", "uvicorn"):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.propagate = False
+    logging.getLogger().handlers[:] = [handler]
     LOG.setLevel(logging.INFO)
     # It says at each start what `imgclf serve` has said.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -10,7 +10,6 @@ from imgclf.errors import ImgclfError
 from imgclf.serving.app import create_app
 from imgclf.serving.measured import log, set_up_logging
 from imgclf.serving.settings import ServerSettings
-from imgclf.serving.signals import hold_reloads
 from imgclf.serving.supervisor import serve_workers
 
 
@@ -80,7 +79,6 @@ def serve(settings: ServerSettings, host: str, port: int) -> None:
     Raises:
         ImgclfError: the port or the keys cannot be had, or the model did not prove itself.
     """
-    hold_reloads()
     with listen(host, port) as listener:
         set_up_logging()
         address, bound = listener.getsockname()[:2]

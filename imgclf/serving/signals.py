@@ -4,7 +4,10 @@ import signal
 
 
 def hold_reloads() -> None:
-    """Let SIGHUP wait, in this process and in those that are started from now on."""
+    """Let SIGHUP wait, in this thread and in all threads and processes that it starts from now on.
+
+    It ends a process where one thread of it takes it that way.
+    """
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 

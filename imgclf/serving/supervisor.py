@@ -1,5 +1,7 @@
 """Keeps several serving processes alive, and passes signals on to them."""
 
+import dataclasses
+import logging
 import os
 import signal
 import socket
@@ -16,16 +18,18 @@ from imgclf.serving.settings import ServerSettings
 from imgclf.serving.signals import hold_reloads, take_reloads
 
 _SECONDS_BETWEEN_LOOKS = 0.1
-# One that ends sooner is not replaced before: it may be that none can start.
+# One that has lived shorter, or has failed, is replaced so much later: it may be that none can
+# start.
 _SHORTEST_LIFE = 5.0
 
 
 @dataclass(frozen=True)
 class _Worker:
-    """A process, and when it was started, in seconds of the monotonic clock."""
+    """A process, when it was started, and when its end was seen: seconds of the monotonic clock."""
 
     process: "subprocess.Popen[bytes]"
     started: float
+    ended: float | None = None
 
     @property
     def alive(self) -> bool:
@@ -36,7 +40,7 @@ def serve_workers(settings: ServerSettings, listener: socket.socket) -> None:
     """Keep as many processes alive as there are to be, until a signal ends them.
 
     Raises:
-        ImgclfError: all of them have ended by themselves, soon after their start.
+        ImgclfError: all of them have ended by themselves.
     """
     # Only noted here: a signal must not find half a list of workers.
     signals: deque[int] = deque()
@@ -90,7 +94,13 @@ def _pass_on(signals: deque[int], workers: list[_Worker]) -> bool:
 def _replaced(
     worker: _Worker, settings: ServerSettings, listener: socket.socket, metrics: str
 ) -> _Worker:
-    if worker.alive or time.monotonic() - worker.started < _SHORTEST_LIFE:
+    if worker.alive:
         return worker
-    log("worker ended", pid=worker.process.pid, code=worker.process.returncode)
+    now, ended, code = time.monotonic(), worker.ended, worker.process.returncode
+    if ended is None:
+        log("worker ended", logging.ERROR, pid=worker.process.pid, code=code)
+        ended = now
+    has_served = code <= 0 and ended - worker.started >= _SHORTEST_LIFE
+    if not has_served and now - ended < _SHORTEST_LIFE:
+        return dataclasses.replace(worker, ended=ended)
     return _start(settings, listener, metrics)

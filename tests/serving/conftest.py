@@ -1,11 +1,15 @@
 """The real command as a process of its own, and the model that it serves."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 
+from command_line import imgclf
 from imgclf.predict import Predictor
+from imgclf.serving.signals import take_reloads
 from server_process import REFERENCE, Server
 
 
@@ -27,6 +31,16 @@ def reference() -> Predictor:
 def files(reference: Predictor) -> list[bytes]:
     """Real digits as image files: ten PNG and one JPEG of another size."""
     return [one.image for one in reference.golden.inputs]
+
+
+@pytest.fixture
+def refused_serve() -> Iterator[Callable[..., Result]]:
+    """Runs an `imgclf serve` that cannot start in this process, and leaves nothing behind."""
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    yield lambda *options: imgclf("serve", REFERENCE, *options)
+    take_reloads()
+    root.handlers[:] = handlers
 
 
 @pytest.fixture

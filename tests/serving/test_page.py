@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api")
+expect = playwright.expect
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 EXAMPLE = Path(__file__).parents[2] / "exports" / "reference" / "example.png"
@@ -34,7 +35,7 @@ def page(browser: Any, server: Any) -> Iterator[Any]:
     page.on("request", lambda request: asked.append(request.url))
     asked: list[str] = []
     page.goto(server.url)
-    page.wait_for_function("document.querySelector('#summary').textContent.includes('classes')")
+    expect(page.locator("#summary")).to_contain_text("classes")
     yield page
     # A refusal by the server is shown by the page; the browser remarks on it as well.
     assert [text for text in complaints if not text.startswith("Failed to load resource")] == []
@@ -87,9 +88,7 @@ def test_a_drawn_seven_is_a_seven_wherever_and_however_large_it_is_drawn(page: A
             page.mouse.move(box["x"] + left + size * x, box["y"] + top + size * y, steps=8)
         with page.expect_response("**/predict**"):
             page.mouse.up()
-        page.wait_for_function(
-            "document.querySelector('#answer .label span')?.textContent === '7'", timeout=5000
-        )
+        expect(page.locator("#answer .label span").first).to_have_text("7")
 
 
 def test_an_empty_drawing_is_not_sent(page: Any):
@@ -99,8 +98,7 @@ def test_an_empty_drawing_is_not_sent(page: Any):
 
 def test_what_is_no_image_is_said_in_words(page: Any):
     page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"text"})
-    page.wait_for_function("document.querySelector('#problem').textContent !== ''")
-    assert "not an image" in page.locator("#problem").inner_text()
+    expect(page.locator("#problem")).to_contain_text("not an image")
     assert page.locator("#answer li").count() == 0
 
 

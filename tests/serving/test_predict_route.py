@@ -113,6 +113,15 @@ def test_a_file_that_is_not_read_is_refused_by_its_status(
     assert error_of(response).startswith(message)
 
 
+def test_a_body_of_unsaid_length_is_read_up_to_the_limit(server: Server, reference: Predictor):
+    content = EXAMPLE.read_bytes()
+    whole = server.post("/predict", iter([content[:40], content[40:]]))
+    check(whole.json()["predictions"][0], reference(EXAMPLE)[0])
+    endless = server.post("/predict", (bytes(100_000) for _ in range(300)))
+    assert endless.status_code == 413
+    error_of(endless)
+
+
 def test_when_no_file_of_a_form_is_read_the_first_one_says_why(server: Server):
     response = server.post("/predict", files=form(("a.png", b"x"), ("b.png", b"y")))
     assert response.status_code == 415

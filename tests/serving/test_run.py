@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ import onnx
 import psutil
 import pytest
 import requests
+from click.testing import Result
 from prometheus_client.parser import text_string_to_metric_families
 
-from command_line import imgclf
 from imgclf.serving.run import listen
 from model_files import write_sealed
 from server_process import EXAMPLE, PATIENCE, REFERENCE, Server, until
@@ -116,7 +116,7 @@ def test_a_server_that_cannot_start_says_why_in_one_line(tmp_path: Path):
         (Server(path, *options, ready=False), message.format(path=path))
         for path, options, message in (
             (absent, (), "Cannot open the model '{path}': no such file."),
-            (damaged, (), "the model has been changed since it was exported"),
+            (damaged, (), "'{path}' has been changed since it was exported"),
             (changed, (), "'{path}' does not answer on this machine as it did"),
             (absent, ("--workers", "2"), "Cannot open the model '{path}': no such file."),
         )
@@ -129,7 +129,7 @@ def test_a_server_that_cannot_start_says_why_in_one_line(tmp_path: Path):
         assert any(message in entry.get("reason", "") for entry in server.log)
 
 
-def test_a_port_in_use_and_hosts_that_are_none_are_told():
+def test_a_port_in_use_and_hosts_that_are_none_are_told(refused_serve: Callable[..., Result]):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for host, number, reason in (
@@ -137,7 +137,7 @@ def test_a_port_in_use_and_hosts_that_are_none_are_told():
             ("192.0.2.1", 0, "Cannot assign requested address"),
             ("a..b", 0, ""),
         ):
-            result = imgclf("serve", REFERENCE, "--host", host, "--port", str(number))
+            result = refused_serve("--host", host, "--port", str(number))
             assert result.exit_code == 1
             first, hint = result.stderr.splitlines()
             assert first.startswith(f"Error: Cannot listen on {host}:{number}: {reason}")
@@ -271,6 +271,21 @@ def test_each_of_two_processes_answers_and_a_lost_one_is_replaced():
         assert alive == []
 
 
+@pytest.mark.slow
+def test_what_cannot_start_again_does_not_end_those_that_answer(model_copy: Path):
+    with Server(model_copy, "--workers", "2") as server:
+        server.wait_for("ready", 2)
+        lost, _ = workers_of(server)
+        model_copy.write_bytes(b"damaged")
+        lost.kill()
+        server.wait_for("worker ended", 3)
+        server.wait_for("not loaded", 2)
+        assert server.post("/predict", IMAGE).status_code == 200
+        another_model(model_copy, "second")
+        server.wait_for("ready", 3)
+        assert server.post("/predict", IMAGE).status_code == 200
+
+
 def test_signals_reach_every_process(model_copy: Path):
     with Server(model_copy, "--workers", "2", ready=False) as server:
         until(lambda: len(workers_of(server)) == 2)
@@ -287,10 +302,7 @@ def test_signals_reach_every_process(model_copy: Path):
         with slow_request(server) as connection:
             time.sleep(0.2)
             server.signal(signal.SIGTERM)
-            # Not before both have closed the port: a request between would be lost.
-            until(lambda: sum(process.is_running() for process in processes) < 2)
-            with pytest.raises(requests.ConnectionError):
-                server.get("/v2/health/live")
+            until(lambda: refused(server))
             assert finish(connection).status == 200
         assert server.end() == 0
         assert not any(process.is_running() for process in processes)
