@@ -1,19 +1,24 @@
 """The page in real headless Chromium: by mouse, by keyboard, on a phone, with hostile names."""
 
+import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from PIL import Image
+
+from model_files import write_sealed
+from server_process import EXAMPLE, REFERENCE, Server
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-EXAMPLE = Path(__file__).parents[2] / "exports" / "reference" / "example.png"
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +30,16 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any, server: Any) -> Iterator[Any]:
-    """The page, loaded; what it asks of others, or complains of, fails the test."""
+def page(browser: Any, server: Server) -> Iterator[Any]:
+    """The page of the reference."""
+    with opened(browser, server) as page:
+        expect(page.locator("#summary")).to_contain_text("classes")
+        yield page
+
+
+@contextmanager
+def opened(browser: Any, server: Server) -> Iterator[Any]:
+    """Open the page; what it asks of others, or complains of, fails the test."""
     context = browser.new_context(viewport={"width": 1100, "height": 800})
     page = context.new_page()
     complaints: list[str] = []
@@ -35,7 +48,6 @@ def page(browser: Any, server: Any) -> Iterator[Any]:
     page.on("request", lambda request: asked.append(request.url))
     asked: list[str] = []
     page.goto(server.url)
-    expect(page.locator("#summary")).to_contain_text("classes")
     yield page
     # A refusal by the server is shown by the page; the browser remarks on it as well.
     assert [text for text in complaints if not text.startswith("Failed to load resource")] == []
@@ -134,3 +146,33 @@ def test_an_image_larger_than_the_page_fits(page: Any):
     answer_of(page)
     shown, drop = page.locator("#shown").bounding_box(), page.locator("#drop").bounding_box()
     assert shown["width"] <= drop["width"]
+
+
+def test_a_key_is_asked_for_where_one_is_needed(browser: Any, tmp_path: Path):
+    keys = tmp_path / "keys.txt"
+    keys.write_text("a-key-that-is-long-enough")
+    with Server(REFERENCE, "--api-key-file", keys) as server, opened(browser, server) as page:
+        expect(page.locator("#problem")).to_contain_text("send a key")
+        page.locator("#key").fill("a-key-that-is-wrong")
+        page.keyboard.press("Enter")
+        expect(page.locator("#keyform")).to_be_visible()
+        page.locator("#key").fill("a-key-that-is-long-enough")
+        page.keyboard.press("Enter")
+        expect(page.locator("#summary")).to_contain_text("classes")
+        page.set_input_files("#file", EXAMPLE)
+        assert answer_of(page) == "1"
+
+
+def test_names_of_classes_are_text_and_never_markup(browser: Any, tmp_path: Path):
+    hostile = "<img src=x onerror=alert(1)>&amp;"
+    proto = onnx.load(REFERENCE)
+    for entry in proto.metadata_props:
+        entry.value = entry.value.replace('"1"', json.dumps(hostile))
+    write_sealed(proto, tmp_path / "model.onnx")
+    with Server(tmp_path / "model.onnx") as server, opened(browser, server) as page:
+        expect(page.locator("#summary")).to_contain_text("classes")
+        page.set_input_files("#file", EXAMPLE)
+        assert answer_of(page) == hostile
+        assert page.locator("#answer img").count() == 0
+        # They are no digits: there is nothing to draw.
+        assert page.locator("#drawing").is_hidden()
