@@ -1,20 +1,26 @@
 """Starts `imgclf serve` as a person does, reads its log, asks it, ends it."""
 
+import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import requests
+from prometheus_client.parser import text_string_to_metric_families
 
 REFERENCE = Path(__file__).parents[2] / "exports" / "reference" / "model.onnx"
 EXAMPLE = REFERENCE.with_name("example.png")
+IMAGE = EXAMPLE.read_bytes()
 # Of a busy machine: no test waits so long where all is well.
 PATIENCE = 60.0
 
@@ -116,3 +122,71 @@ def until(condition: Any) -> None:
             pass
         time.sleep(0.05)
     raise AssertionError("it did not come about in time")
+
+
+@contextmanager
+def slow_request(server: Server) -> Iterator[http.client.HTTPConnection]:
+    """Send half of a request; `finish` sends the rest."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    connection.putrequest("POST", "/predict")
+    connection.putheader("Content-Length", str(len(IMAGE)))
+    connection.putheader("Content-Type", "image/png")
+    connection.putheader("X-Request-ID", "slow")
+    connection.endheaders(IMAGE[:50])
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def finish(connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
+    connection.send(IMAGE[50:])
+    return connection.getresponse()
+
+
+@contextmanager
+def flowing(server: Server) -> Iterator[list[tuple[int, str]]]:
+    """Ask all the time, each time anew; collects statuses and the versions that have answered.
+
+    A request without an answer has the status 0.
+    """
+    answers: list[tuple[int, str]] = []
+    ending = threading.Event()
+
+    def ask() -> None:
+        while not ending.is_set():
+            try:
+                response = server.post("/predict", IMAGE)
+            except requests.RequestException as error:
+                answers.append((0, str(error)))
+            else:
+                answers.append((response.status_code, response.json().get("version", "")))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        ending.set()
+        for thread in threads:
+            thread.join()
+
+
+def refused(server: Server) -> bool:
+    """Tell whether nobody listens any more, not even a queue that nobody serves."""
+    try:
+        socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def figures(server: Server) -> dict[tuple[str, ...], float]:
+    """Samples by their name and the values of their labels, those in the order of their names."""
+    families = text_string_to_metric_families(server.get("/metrics").text)
+    return {
+        (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
+        for family in families
+        for sample in family.samples
+    }

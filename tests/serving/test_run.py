@@ -1,89 +1,31 @@
-"""A server's life: signals, other models, several processes, its log and its figures."""
+"""A server's life: how it starts, takes up other models, and ends."""
 
 import asyncio
-import http.client
 import os
 import signal
 import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import onnx
-import psutil
 import pytest
 import requests
 from click.testing import Result
-from prometheus_client.parser import text_string_to_metric_families
 
 from imgclf.serving.run import listen
 from model_files import write_sealed
-from server_process import EXAMPLE, PATIENCE, REFERENCE, Server, until
-
-IMAGE = EXAMPLE.read_bytes()
-
-
-def another_model(path: Path, name: str) -> None:
-    """Replace a model at once by one that answers alike and has another digest."""
-    proto = onnx.load(REFERENCE)
-    proto.doc_string = name
-    write_sealed(proto, path.with_suffix(".new"))
-    path.with_suffix(".new").replace(path)
-
-
-@contextmanager
-def slow_request(server: Server) -> Iterator[http.client.HTTPConnection]:
-    """Send half of a request; `finish` sends the rest."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
-    connection.putrequest("POST", "/predict")
-    connection.putheader("Content-Length", str(len(IMAGE)))
-    connection.putheader("Content-Type", "image/png")
-    connection.putheader("X-Request-ID", "slow")
-    connection.endheaders(IMAGE[:50])
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-def finish(connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
-    connection.send(IMAGE[50:])
-    return connection.getresponse()
-
-
-@contextmanager
-def flowing(server: Server) -> Iterator[list[tuple[int, str]]]:
-    """Ask all the time, each time anew; collects statuses and the versions that have answered."""
-    answers: list[tuple[int, str]] = []
-    ending = threading.Event()
-
-    def ask() -> None:
-        while not ending.is_set():
-            response = server.post("/predict", IMAGE)
-            answers.append((response.status_code, response.json().get("version", "")))
-
-    threads = [threading.Thread(target=ask) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield answers
-    finally:
-        ending.set()
-        for thread in threads:
-            thread.join()
-
-
-def refused(server: Server) -> bool:
-    """Tell whether nobody listens any more, not even a queue that nobody serves."""
-    try:
-        socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
-    except ConnectionRefusedError:
-        return True
-    return False
-
+from other_models import another_model
+from server_process import (
+    IMAGE,
+    PATIENCE,
+    REFERENCE,
+    Server,
+    finish,
+    flowing,
+    refused,
+    slow_request,
+    until,
+)
 
 # --- Ending
 
@@ -214,166 +156,3 @@ def test_a_changed_file_is_taken_up_by_itself_and_slow_requests_end(model_copy: 
         third = server.wait_for("reloaded", 2)["version"]
         assert server.version() == third
         assert third not in (first, second)
-
-
-# --- Several processes
-
-
-def workers_of(server: Server) -> list[psutil.Process]:
-    return psutil.Process(server.process.pid).children()
-
-
-def count(server: Server) -> float:
-    return figures(server).get(("imgclf_requests_total", "200", "/predict"), 0.0)
-
-
-def figures(server: Server) -> dict[tuple[str, ...], float]:
-    """Samples by their name and the values of their labels, those in the order of their names."""
-    families = text_string_to_metric_families(server.get("/metrics").text)
-    return {
-        (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
-        for family in families
-        for sample in family.samples
-    }
-
-
-@contextmanager
-def stopped(process: psutil.Process) -> Iterator[None]:
-    process.suspend()
-    try:
-        yield
-    finally:
-        process.resume()
-
-
-def test_each_of_two_processes_answers_and_a_lost_one_is_replaced():
-    with Server(REFERENCE, "--workers", "2") as server:
-        server.wait_for("ready", 2)
-        one, other = workers_of(server)
-        for waiting in (one, other):
-            with stopped(waiting):
-                assert server.post("/predict", IMAGE).status_code == 200
-        # A request is counted once its answer is sent.
-        until(lambda: count(server) == 2)
-
-        one.kill()
-        lost = server.wait_for("worker ended")
-        assert (lost["pid"], lost["code"]) == (one.pid, -signal.SIGKILL)
-        server.wait_for("ready", 3)
-        (new,) = [process for process in workers_of(server) if process.pid != other.pid]
-        with stopped(other):
-            assert server.post("/predict", IMAGE).status_code == 200
-        # Those that the lost one has answered are counted still.
-        until(lambda: count(server) == 3)
-
-        server.process.kill()
-        _, alive = psutil.wait_procs([new, other], timeout=PATIENCE)
-        assert alive == []
-
-
-@pytest.mark.slow
-def test_what_cannot_start_again_does_not_end_those_that_answer(model_copy: Path):
-    with Server(model_copy, "--workers", "2") as server:
-        server.wait_for("ready", 2)
-        lost, _ = workers_of(server)
-        model_copy.write_bytes(b"damaged")
-        lost.kill()
-        server.wait_for("worker ended", 3)
-        server.wait_for("not loaded", 2)
-        assert server.post("/predict", IMAGE).status_code == 200
-        another_model(model_copy, "second")
-        server.wait_for("ready", 3)
-        assert server.post("/predict", IMAGE).status_code == 200
-
-
-def test_signals_reach_every_process(model_copy: Path):
-    with Server(model_copy, "--workers", "2", ready=False) as server:
-        until(lambda: len(workers_of(server)) == 2)
-        # While they start: they must not end by that.
-        server.signal(signal.SIGHUP)
-        server.wait_for("reloaded", 2)
-        another_model(model_copy, "second")
-        with flowing(server) as answers:
-            server.signal(signal.SIGHUP)
-            second = server.wait_for("reloaded", 4)["version"]
-            until(lambda: [version for _, version in answers[-6:]] == [second] * 6)
-        assert {status for status, _ in answers} == {200}
-        processes = workers_of(server)
-        with slow_request(server) as connection:
-            time.sleep(0.2)
-            server.signal(signal.SIGTERM)
-            until(lambda: refused(server))
-            assert finish(connection).status == 200
-        assert server.end() == 0
-        assert not any(process.is_running() for process in processes)
-        assert server.other_lines == []
-
-
-# --- Log and figures
-
-
-@pytest.mark.parametrize("given", ["mine", "x" * 128, "a b/c:1"])
-def test_a_request_keeps_the_id_that_it_came_with(server: Server, given: str):
-    response = server.post("/predict", IMAGE, headers={"X-Request-ID": given})
-    assert response.headers["X-Request-ID"] == given
-    until(lambda: any(entry.get("id") == given for entry in server.log))
-
-
-@pytest.mark.parametrize("given", ["", "x" * 129, b"\xe4", "tab\tin it"])
-def test_what_is_no_id_is_replaced(server: Server, given: Any):
-    response = server.post("/predict", IMAGE, headers={"X-Request-ID": given})
-    found = response.headers["X-Request-ID"]
-    assert len(found) == 16
-    assert int(found, 16) >= 0
-
-
-def test_each_request_is_a_line_of_json_and_health_is_none(server: Server):
-    server.get("/v2/health/ready")
-    done = server.post("/predict?top_k=1", IMAGE).headers["X-Request-ID"]
-    failed = server.get("/n\u00e4chste\nZeile").headers["X-Request-ID"]
-    until(lambda: any(entry.get("id") == failed for entry in server.log))
-    entries = {entry["id"]: entry for entry in server.log if "id" in entry}
-    assert entries[done]["event"] == "request"
-    assert entries[done]["level"] == "info"
-    assert (entries[done]["method"], entries[done]["path"]) == ("POST", "/predict")
-    assert entries[done]["status"] == 200
-    assert 0 < entries[done]["milliseconds"] < 30_000
-    assert entries[failed]["status"] == 404
-    assert entries[failed]["path"] == "/n\u00e4chste\nZeile"
-    assert not any(entry.get("path") == "/v2/health/ready" for entry in server.log)
-    assert server.other_lines == []
-
-
-def test_a_client_that_goes_is_logged_and_disturbs_nobody(server: Server):
-    with slow_request(server):
-        pass
-    until(lambda: any(entry.get("status") == 499 for entry in server.log))
-    assert server.post("/predict", IMAGE).status_code == 200
-
-
-def test_figures_count_requests_by_path_and_code_and_have_histograms(server: Server):
-    before = figures(server)
-    for path, content, status in (
-        ("/predict", IMAGE, 200),
-        ("/predict", IMAGE, 200),
-        ("/predict", b"x", 415),
-        ("/v2/models/made-up/infer", b"{}", 404),
-        ("/made-up", b"", 404),
-    ):
-        assert server.post(path, content).status_code == status
-    after = figures(server)
-
-    def more(*key: str) -> float:
-        return after.get(key, 0.0) - before.get(key, 0.0)
-
-    assert more("imgclf_requests_total", "200", "/predict") == 2
-    assert more("imgclf_requests_total", "415", "/predict") == 1
-    assert more("imgclf_requests_total", "404", "/v2/models/{name}/infer") == 1
-    assert more("imgclf_requests_total", "404", "unknown") == 1
-    assert not any("made-up" in part for key in after for part in key)
-    assert more("imgclf_request_seconds_count", "/predict") == 3
-    assert more("imgclf_request_seconds_bucket", "30.0", "/predict") == 3
-    assert more("imgclf_request_seconds_bucket", "+Inf", "/predict") == 3
-    assert more("imgclf_batch_images_sum") == 2
-    assert more("imgclf_batch_images_bucket", "1.0") == more("imgclf_batch_images_count") == 2
-    assert more("imgclf_queue_seconds_count") == 2
