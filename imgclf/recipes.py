@@ -173,6 +173,28 @@ RECIPES = {
         epochs=5,
         **_SPEED,
     ),
+    "fashion-best": _recipe(
+        "Fashion-MNIST as well as minutes on a CPU allow",
+        "A whitened network, 16 epochs of Muon with random crops, mirror images, squares cut out "
+        "and label smoothing. Tuned on a validation split, where 12 epochs give 94.4% (one seed). "
+        "Cost: about 20 minutes on two CPU cores.",
+        dataset="fashion_mnist",
+        model="speed-cnn-32",
+        epochs=16,
+        cutout=8,
+        **_SPEED,
+    ),
+    "cifar10-cpu": _recipe(
+        "CIFAR-10 in ten minutes on a CPU",
+        "A whitened network, seven epochs of Muon with random crops, mirror images and label "
+        "smoothing. Tuned on a validation split of a JPEG copy, where six epochs give 85.8% (one "
+        "seed; a network of half the filters 83.7% in the same time). Cost: about ten minutes on "
+        "two CPU cores.",
+        dataset="cifar10",
+        model="speed-cnn-32",
+        epochs=7,
+        **_SPEED,
+    ),
 }
 
 

@@ -6,7 +6,7 @@ import socket
 
 import uvicorn
 
-from imgclf.errors import ImgclfError
+from imgclf.errors import ImgclfError, UsageError
 from imgclf.serving.app import create_app
 from imgclf.serving.measured import log, set_up_logging
 from imgclf.serving.settings import ServerSettings
@@ -77,8 +77,11 @@ def serve(settings: ServerSettings, host: str, port: int) -> None:
     SIGTERM and SIGINT finish what is being answered and refuse the rest; SIGHUP reloads the model.
 
     Raises:
+        UsageError: the name cannot be one.
         ImgclfError: the port or the keys cannot be had, or the model did not prove itself.
     """
+    if "/" in settings.name:
+        raise UsageError(f"--name '{settings.name}' cannot be a part of an address.")
     with listen(host, port) as listener:
         set_up_logging()
         address, bound = listener.getsockname()[:2]

@@ -86,6 +86,12 @@ def test_a_port_in_use_and_hosts_that_are_none_are_told(refused_serve: Callable[
             assert hint == "Choose another --port or --host."
 
 
+def test_a_name_that_is_no_part_of_an_address_is_refused(refused_serve: Callable[..., Result]):
+    result = refused_serve("--name", "a/b", "--port", "0")
+    assert result.exit_code == 2
+    assert "--name 'a/b'" in result.stderr
+
+
 def test_answers_are_sent_at_once():
     """With Nagle's algorithm each request of a kept connection would wait 40 ms."""
 
