@@ -16,6 +16,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # The file that takes minutes comes first: of two processes one would wait for it at the end.
+    items.sort(key=lambda item: item.path.name != "test_project.py")
     if config.getoption("--slow"):
         return
     for item in items:

@@ -22,6 +22,9 @@ CARD = ModelCard(
 )
 
 
+_MAY_BE_ABSENT = ("version", "temperature")
+
+
 def values() -> dict[str, Any]:
     return json.loads(CARD.to_json())
 
@@ -81,7 +84,13 @@ def test_card_of_another_version_says_which_and_what_to_do():
     assert "Upgrade imgclf" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", [name for name in values() if name != "version"])
+def test_a_card_of_before_there_were_temperatures_has_none():
+    older = values()
+    del older["temperature"]
+    assert ModelCard.from_json(json.dumps(older)).temperature == 1
+
+
+@pytest.mark.parametrize("name", [name for name in values() if name not in _MAY_BE_ABSENT])
 def test_missing_part_is_named(name: str):
     partial = values()
     del partial[name]
