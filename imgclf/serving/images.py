@@ -127,8 +127,9 @@ async def _read_form(request: Request, engine: Engine) -> list[tuple[str, bytes]
     try:
         async with request.form(max_files=most, max_fields=most) as form:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-            named = [(file.filename or f"#{n}", await file.read()) for n, file in enumerate(files)]
-    except (HTTPException, FormParserError) as error:
+            named = [(_name(file, f"#{n}"), await file.read()) for n, file in enumerate(files)]
+    # UnicodeError: the client has named an encoding that there is, and that reads nothing.
+    except (HTTPException, FormParserError, UnicodeError) as error:
         reason = str(getattr(error, "detail", error))
         # Starlette tells only in words that there are more than it was to read.
         status = 413 if reason.startswith("Too many") else 400
@@ -136,6 +137,11 @@ async def _read_form(request: Request, engine: Engine) -> list[tuple[str, bytes]
     if not named:
         raise RequestError(422, "the form holds no files")
     return named
+
+
+def _name(file: UploadFile, otherwise: str) -> str:
+    """Return a file's name as text that can be written."""
+    return (file.filename or otherwise).encode("utf-8", "replace").decode()
 
 
 def _pixels(body: Any, engine: Engine, size: Any) -> NDArray[np.uint8]:

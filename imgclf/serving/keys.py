@@ -26,7 +26,8 @@ def read_keys(path: str) -> list[bytes]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise ImgclfError(f"Cannot read the keys in '{path}': {reason}.") from error
-    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    stripped = [line.strip() for line in lines]
+    keys = [line for line in stripped if line and not line.startswith("#")]
     if not keys or any(len(key) < _SHORTEST_KEY for key in keys):
         raise ImgclfError(
             f"'{path}' must hold keys of at least {_SHORTEST_KEY} characters, one a line.",
@@ -41,7 +42,7 @@ def key_check(keys: list[bytes]) -> KeyCheck:
     async def check(request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         # Starlette reads headers as Latin-1: so these are the bytes that were sent.
-        token = given.strip().encode("latin-1")
+        token = given.strip(" ").encode("latin-1")
         # All are compared, each in constant time: nothing is learnt from how long it takes.
         known = [hmac.compare_digest(token, key) for key in keys]
         if keys and (scheme.lower() != "bearer" or not any(known)):

@@ -10,13 +10,13 @@ from click.testing import Result
 
 from server_process import EXAMPLE, REFERENCE, Server
 
-FIRST, SECOND = "a-key-of-sixteen-or-more", "schlüssel-mit-umlaut"
+FIRST, SECOND = "a-key-of-sixteen-or-more", "schlüssel-mit-umlaut-à"
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     path = tmp_path_factory.mktemp("keys") / "keys.txt"
-    path.write_bytes(f"\ufeff{FIRST}\n# a comment that is no key\n\n  {SECOND}  \n".encode())
+    path.write_bytes(f"\ufeff{FIRST}\n  # a comment that is no key\n\n  {SECOND}  \n".encode())
     with Server(REFERENCE, "--api-key-file", path) as server:
         yield server
 

@@ -150,6 +150,18 @@ def test_more_images_than_allowed_are_refused(server: Server, files: list[bytes]
             b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nfield\r\n--b--\r\n',
             422,
         ),
+        (
+            "multipart/form-data; boundary=b; charset=undefined",
+            b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nfield\r\n--b--\r\n',
+            400,
+        ),
+        (
+            # Half of a pair: a name that is no text. What it names is no image.
+            "multipart/form-data; boundary=b; charset=utf-7",
+            b'--b\r\nContent-Disposition: form-data; name="a"; filename="+2AA-"\r\n\r\nx'
+            b"\r\n--b--\r\n",
+            415,
+        ),
         ("text/plain", b"x", 415),
         ("application/json", b"{}", 415),
         ("multipart/mixed; boundary=b", b"x", 415),
