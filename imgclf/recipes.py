@@ -163,6 +163,19 @@ RECIPES = {
         label_smoothing=0.1,
         dropout=0.0,
     ),
+    "mnist-best": _recipe(
+        "MNIST as well as minutes on a CPU allow",
+        "A whitened network, ten epochs of Muon on all 60,000 training images with random crops, "
+        "rotations by up to 10 degrees and label smoothing; no validation, nothing selected. Tuned "
+        "on a validation split, whose images are harder than those of the test split: 99.5% there "
+        "(one seed). Cost: about 13 minutes on two CPU cores.",
+        dataset="mnist",
+        model="speed-cnn-32",
+        val_fraction=0.0,
+        epochs=10,
+        rotation=10.0,
+        **{**_SPEED, "horizontal_flip": False},
+    ),
     "fashion-fast": _recipe(
         "Fashion-MNIST in five epochs: minutes on a CPU",
         "A small whitened network, five epochs of Muon with random crops, mirror images and label "
