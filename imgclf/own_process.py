@@ -19,6 +19,12 @@ def can_start_python() -> bool:
     return bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
+def visible_packages() -> str:
+    """Return a ``PYTHONPATH`` with which a process sees the packages that this one sees."""
+    # An empty entry stands for the working folder.
+    return os.pathsep.join(path or os.getcwd() for path in sys.path)
+
+
 def start_python(
     module: str,
     argument: str,
@@ -37,14 +43,12 @@ def start_python(
         ImgclfError: no process can be started.
     """
     assert can_start_python()
-    # An empty entry stands for the working folder.
-    packages = os.pathsep.join(path or os.getcwd() for path in sys.path)
     try:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", module, argument],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": packages, **variables},
+            env={**os.environ, "PYTHONPATH": visible_packages(), **variables},
             # Ctrl-C is for this process, which then ends those that it has started.
             start_new_session=True,
         )

@@ -85,7 +85,7 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     """
     try:
         if isinstance(source, np.ndarray):
-            return _as_seen(_from_array(source))
+            return _as_seen(from_array(source))
         if isinstance(source, Image.Image):
             _check_size(source, max_pixels)
             return _as_seen(ImageOps.exif_transpose(source))
@@ -198,7 +198,12 @@ def _fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     return centre_crop(pixels, preprocessing.height, preprocessing.width)
 
 
-def _from_array(array: NDArray[np.uint8]) -> Image.Image:
+def from_array(array: NDArray[np.uint8]) -> Image.Image:
+    """Make a Pillow image of uint8 pixels [height, width] or [height, width, 1 | 3 | 4].
+
+    Raises:
+        BadImageError: the array is something else.
+    """
     if array.dtype != np.uint8:
         raise BadImageError(f"an array of {array.dtype}; pixels must be uint8, from 0 to 255")
     if array.ndim == 3 and array.shape[2] == 1:

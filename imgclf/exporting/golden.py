@@ -11,7 +11,7 @@ from PIL import Image
 from imgclf.card import ModelCard
 from imgclf.data.dataset import ImageDataset
 from imgclf.golden import GoldenInput, GoldenInputs
-from imgclf.preprocess import to_array
+from imgclf.preprocess import from_array, to_array
 
 Answer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -79,13 +79,13 @@ def _size(one: GoldenInput) -> int:
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
-    _image(pixels).save(file, "PNG")
+    from_array(pixels).save(file, "PNG")
     return file.getvalue()
 
 
 def _odd_jpeg(pixels: NDArray[np.uint8]) -> bytes:
     """Return a JPEG file that must be decoded, turned upright, resized and cut to be an input."""
-    image = _image(pixels)
+    image = from_array(pixels)
     size = (image.width * 5 // 4 | 1, image.height * 3 // 2 | 1)
     exif = Image.Exif()
     exif[_ORIENTATION] = _ROTATED
@@ -93,7 +93,3 @@ def _odd_jpeg(pixels: NDArray[np.uint8]) -> bytes:
     turned = image.resize(size, Image.Resampling.BICUBIC).transpose(Image.Transpose.ROTATE_90)
     turned.save(file, "JPEG", quality=90, exif=exif)
     return file.getvalue()
-
-
-def _image(pixels: NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -138,7 +138,7 @@ def half_precision(model: ImageClassifier) -> ImageClassifier:
     return ImageClassifier(_HalfPrecision(model.network), mean, std).eval()
 
 
-def quantize_int8(proto: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelProto:
+def quantize_int8(fp32: Path, images: NDArray[np.uint8]) -> onnx.ModelProto:
     """Return a graph whose convolutions and products compute with 8-bit integers.
 
     Static quantisation in QDQ form: activations unsigned, weights signed and per channel. Weights
@@ -146,16 +146,13 @@ def quantize_int8(proto: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.Mod
     exported for more machines than this one.
 
     Args:
-        proto: the fp32 graph.
+        fp32: the proved file.
         images: uint8 [n, height, width, channels], of the training split: activations get the
             ranges that they have on these. At least 300, unless there are fewer.
     """
     # The quantiser remarks on tensors through the root logger.
     with tempfile.TemporaryDirectory() as folder, quiet(""):
-        names = ("fp32.onnx", "prepared.onnx", "quantized.onnx")
-        fp32, prepared, quantized = (Path(folder) / name for name in names)
-        # From a file: of a graph in memory it loses the weights (onnxruntime 1.31).
-        onnx.save(proto, fp32)
+        prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         quant_pre_process(fp32, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,

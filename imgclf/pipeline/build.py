@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from imgclf.card import ModelCard
 from imgclf.data.dataset import ImageDataset, SelectedImages
@@ -23,7 +22,7 @@ from imgclf.exporting.golden import choose_golden_inputs
 from imgclf.exporting.variants import VARIANTS, Agreement, Variant
 from imgclf.models import ImageClassifier
 from imgclf.predict import Predictor
-from imgclf.preprocess import ImageSource
+from imgclf.preprocess import ImageSource, from_array
 from imgclf.progress import say
 from imgclf.verify import replay
 
@@ -176,7 +175,7 @@ def _graph_of_variant(building: Building, kind: str) -> onnx.ModelProto:
     train = building.split.train
     spread = np.linspace(0, len(train) - 1, min(_CALIBRATION_IMAGES, len(train))).astype(int)
     images = building.images.inputs(train[spread])
-    return variants.quantize_int8(graph.build_onnx(model, example, temperature), images)
+    return variants.quantize_int8(building.folder / MODEL_FILE, images)
 
 
 def _agreement(
@@ -192,7 +191,5 @@ def _agreement(
 def write_example(building: Building) -> str:
     """Write a test image, so that a person has something to predict at once; return its label."""
     position = building.split.test[0]
-    pixels = building.images.images[position]
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    image.save(building.folder / EXAMPLE_FILE)
+    from_array(building.images.images[position]).save(building.folder / EXAMPLE_FILE)
     return building.images.classes[building.images.labels[position]]

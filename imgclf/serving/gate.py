@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imgclf.serving.measured import Measures, log
+from imgclf.serving.measured import LOG, Measures, log
 
 _SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -90,9 +90,7 @@ class Gate:
 
 def _log_exception(request_id: str, path: str) -> None:
     """Log the exception at hand with its traceback."""
-    logging.getLogger("imgclf.serve").exception(
-        "exception", extra={"fields": {"id": request_id, "path": path}}
-    )
+    LOG.exception("exception", extra={"fields": {"id": request_id, "path": path}})
 
 
 async def _respond(

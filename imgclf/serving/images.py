@@ -10,10 +10,11 @@ from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from imgclf.model_file import INPUT, OUTPUTS
 from imgclf.serving.body import read_body
 from imgclf.serving.engine import Engine, Unread
 from imgclf.serving.errors import RequestError
-from imgclf.serving.protocol import INPUT, OUTPUTS, as_pixels, read_json
+from imgclf.serving.protocol import as_pixels, read_json
 
 # Besides image/*; curl's --data-binary says that it sends a form.
 _IMAGE_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgclf.card import ModelCard
+from imgclf.model_file import INPUT, OUTPUTS
 from imgclf.serving.errors import RequestError
 
-INPUT = "image"
-OUTPUTS = ("logits", "probabilities")
 EXTENSIONS = ("binary_tensor_data",)
 HEADER_LENGTH = "Inference-Header-Content-Length"
 

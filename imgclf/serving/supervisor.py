@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from imgclf.errors import ImgclfError
+from imgclf.own_process import visible_packages
 from imgclf.serving.measured import log
 from imgclf.serving.settings import ServerSettings
 from imgclf.serving.signals import hold_reloads, take_reloads
@@ -63,12 +64,11 @@ def serve_workers(settings: ServerSettings, listener: socket.socket) -> None:
 
 
 def _start(settings: ServerSettings, listener: socket.socket, metrics: str) -> _Worker:
-    packages = os.pathsep.join(path or os.getcwd() for path in sys.path)
     descriptor = str(listener.fileno())
     hold_reloads()
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "imgclf.serving.worker", settings.to_json(), descriptor],
-        env={**os.environ, "PYTHONPATH": packages, "PROMETHEUS_MULTIPROC_DIR": metrics},
+        env={**os.environ, "PYTHONPATH": visible_packages(), "PROMETHEUS_MULTIPROC_DIR": metrics},
         # Nothing is written to it; its end is the end of this process.
         stdin=subprocess.PIPE,
         pass_fds=[listener.fileno()],

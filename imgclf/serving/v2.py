@@ -7,13 +7,13 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
 from imgclf import __version__
+from imgclf.model_file import OUTPUTS
 from imgclf.serving.body import compress, read_body
 from imgclf.serving.engine import Engine, Unread
 from imgclf.serving.errors import RequestError
 from imgclf.serving.protocol import (
     EXTENSIONS,
     HEADER_LENGTH,
-    OUTPUTS,
     InferRequest,
     build_response,
     describe_model,

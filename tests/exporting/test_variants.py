@@ -97,7 +97,7 @@ def test_an_int8_file_that_loses_too_much_leaves_nothing(trained, tmp_path, monk
     quantize = imgclf.exporting.variants.quantize_int8
     monkeypatch.setattr(
         "imgclf.exporting.variants.quantize_int8",
-        lambda proto, images: quantize(proto, np.zeros_like(images)),
+        lambda fp32, images: quantize(fp32, np.zeros_like(images)),
     )
     with pytest.raises(ImgclfError, match="int8 file is not good enough: its accuracy is"):
         imgclf.export(trained.run_id, exports_dir=tmp_path, variants=["int8"])
