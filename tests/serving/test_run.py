@@ -127,7 +127,7 @@ def test_hangup_takes_up_another_model_and_no_request_fails(model_copy: Path):
             another_model(model_copy, "second")
             server.signal(signal.SIGHUP)
             second = server.wait_for("reloaded", 2)
-            until(lambda: answers[-1][1] == second["version"])
+            until(lambda: answers and answers[-1][1] == second["version"])
         assert second["instead_of"] == first != second["version"] == server.version()
         assert {status for status, _ in answers} == {200}
         assert {version for _, version in answers} == {first, second["version"]}
