@@ -129,15 +129,13 @@ def verify(model: str, dataset: str, data_dir: str, device: str) -> None:
         click.echo(f"proved    {prove(predictor, dataset, data_dir)}")
 
 
-def _setting(name: str, help: str, minimum: float, maximum: float | None = None) -> Decorator:
+def _setting(name: str, type: click.ParamType, help: str) -> Decorator:
     """Return the option for a number of `ServerSettings`, with the default that stands there."""
-    default = getattr(ServerSettings, name)
-    kind = click.IntRange if isinstance(default, int) else click.FloatRange
     return click.option(
         f"--{name.replace('_', '-')}",
-        default=default,
+        type=type,
+        default=getattr(ServerSettings, name),
         show_default=True,
-        type=kind(minimum, maximum),
         help=help,
     )
 
@@ -157,18 +155,26 @@ def _setting(name: str, help: str, minimum: float, maximum: float | None = None)
     default=ServerSettings.name,
     help="What clients call the model; else the data set's name.",
 )
-@_setting("workers", "Processes that share the port.", 1, 256)
+@_setting("workers", click.IntRange(1, 256), "Processes that share the port.")
 @_setting(
-    "threads", "CPU threads of each process's session; 0: the cores over the workers.", 0, 1024
+    "threads",
+    click.IntRange(0, 1024),
+    "CPU threads of each process's session; 0: the cores over the workers.",
 )
-@_setting("max_connections", "Most clients at once of each process; past it, 503.", 1, 1_000_000)
-@_setting("max_body_mb", "Largest request, in MiB.", 1, 4096)
+@_setting(
+    "max_connections",
+    click.IntRange(1, 1_000_000),
+    "Most clients at once of each process; others are refused with 503.",
+)
+@_setting("max_body_mb", click.IntRange(1, 4096), "Largest request, in MiB.")
 # Past it Pillow itself refuses.
-@_setting("max_pixels", "Largest image, in pixels.", 1, 178_956_970)
-@_setting("max_images", "Most images in a request.", 1)
-@_setting("max_batch", "Most images that are answered together; 1: none are.", 1)
-@_setting("max_queue", "Most images that wait; past it a request is refused with 429.", 1)
-@_setting("timeout", "Seconds that a request may take.", 0.1, 86_400)
+@_setting("max_pixels", click.IntRange(1, 178_956_970), "Largest image, in pixels.")
+@_setting("max_images", click.IntRange(1), "Most images in a request.")
+@_setting("max_batch", click.IntRange(1), "Most images that are answered together; 1: none are.")
+@_setting(
+    "max_queue", click.IntRange(1), "Most images that wait; past it a request is refused with 429."
+)
+@_setting("timeout", click.FloatRange(0.1, 86_400), "Seconds that a request may take.")
 @click.option(
     "--api-key-file",
     default=ServerSettings.api_key_file,

@@ -34,7 +34,7 @@ class BoundedConnection(HttpToolsProtocol):
     _unparsed = 0
     _deadline: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # noqa: D102
+    def connection_made(self, transport: asyncio.Transport) -> None:  # noqa: D102
         super().connection_made(transport)
         if len(self.connections) > self.most:
             self._has_place = False

@@ -62,7 +62,7 @@ async def _load(served: ServedModel, give_up: Callable[[str], None]) -> None:
         give_up(str(error))
     except Exception as error:  # noqa: BLE001 - else the server would wait for ever
         LOG.exception("not loaded", extra={"fields": fields})
-        what = f"{type(error).__name__}: {one_line(error)}"
+        what = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")  # some say nothing
         give_up(f"Cannot load the model '{served.path}': {what}")
     else:
         golden = loaded.verification.inputs
