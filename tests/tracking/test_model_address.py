@@ -169,6 +169,7 @@ def test_a_followed_file_changes_when_the_alias_moves_and_only_then(workplace, t
             assert model.path.read_bytes() == content["second"]
             # Whoever has it open reads the file before to its end.
             assert being_read.read() == content["first"]
+        assert (tmp_path / "second" / "model.onnx").read_bytes() == content["second"]
 
         (tmp_path / "first" / "model.onnx").write_bytes(b"damaged")
         point(first)
