@@ -51,7 +51,7 @@ def _extra_for(module: str) -> str:
     """Return the extra that brings a module; empty for one that no extra brings."""
     trained = ("torch", "torchvision", "mlflow", "onnx", "onnxscript", "sklearn", "matplotlib")
     tools = ("rich", "safetensors", "yaml", "psutil", "pynvml", "jinja2")
-    served = ("fastapi", "starlette", "uvicorn", "prometheus_client")
+    served = ("fastapi", "starlette", "uvicorn", "httptools", "prometheus_client")
     forms = ("python_multipart", "multipart")
     top = module.split(".")[0]
     return "serve" if top in (*served, *forms) else "train" if top in (*trained, *tools) else ""

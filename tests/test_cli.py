@@ -177,7 +177,9 @@ def test_missing_extra_is_named_with_the_command_that_installs_it(
     assert hint == "Install it with: pip install 'imgclf[train]'"
 
 
-@pytest.mark.parametrize("module", ["fastapi", "uvicorn", "prometheus_client", "python_multipart"])
+@pytest.mark.parametrize(
+    "module", ["fastapi", "uvicorn", "httptools", "prometheus_client", "python_multipart"]
+)
 def test_missing_part_of_the_server_is_named_with_what_installs_it(module: str):
     result = process("serve", "model.onnx", blocked=module)
     assert result.returncode == 1

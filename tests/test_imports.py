@@ -26,6 +26,7 @@ FLOW = [
     "preprocess",
     "golden",
     "seal",
+    "cores",
     "model_file",
     "predict",
     "verify",

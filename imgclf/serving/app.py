@@ -1,12 +1,10 @@
 """The application: where the server's parts are wired."""
 
-import asyncio
 import base64
 import hashlib
 import logging
-import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,18 +17,17 @@ from starlette.exceptions import HTTPException
 
 from imgclf import __version__
 from imgclf.errors import ImgclfError
+from imgclf.serving.connections import check_place
 from imgclf.serving.engine import Engine
 from imgclf.serving.errors import RequestError
 from imgclf.serving.gate import Gate
 from imgclf.serving.images import images_router
 from imgclf.serving.keys import KeyCheck, key_check, read_keys
+from imgclf.serving.loading import model_in_service
 from imgclf.serving.measured import Measures, log
 from imgclf.serving.served_model import ServedModel
 from imgclf.serving.settings import ServerSettings
-from imgclf.serving.signals import take_reloads
 from imgclf.serving.v2 import health_router, v2_router
-
-_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def create_app(settings: ServerSettings, give_up: Callable[[str], None]) -> Gate:
@@ -52,29 +49,8 @@ def create_app(settings: ServerSettings, give_up: Callable[[str], None]) -> Gate
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(_load(served, give_up))
-        if settings.workers > 1:
-            # Others answer meanwhile: this process must not take their requests.
-            await loading
-        watching = asyncio.create_task(_watch(served)) if settings.reload else None
-        if hasattr(signal, "SIGHUP"):
-            loop = asyncio.get_running_loop()
-            # The loop keeps no hold of a task that nobody holds.
-            reloads: set[asyncio.Task[None]] = set()
-
-            def reload() -> None:
-                task = loop.create_task(_reload(served))
-                reloads.add(task)
-                task.add_done_callback(reloads.discard)
-
-            loop.add_signal_handler(signal.SIGHUP, reload)
-            take_reloads()
-        yield
-        for task in (loading, watching):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+        async with model_in_service(settings, served, give_up):
+            yield
         engine.close()
 
     app = FastAPI(
@@ -85,10 +61,14 @@ def create_app(settings: ServerSettings, give_up: Callable[[str], None]) -> Gate
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
+        # A redirect would lead to whatever host the request names.
+        redirect_slashes=False,
     )
+    # Who watches over the server must learn that it lives, however many others ask.
     app.include_router(health_router(engine))
-    app.include_router(v2_router(engine), dependencies=[Depends(check_key)])
-    app.include_router(images_router(engine), dependencies=[Depends(check_key)])
+    guards = [Depends(check_place), Depends(check_key)]
+    app.include_router(v2_router(engine), dependencies=guards)
+    app.include_router(images_router(engine), dependencies=guards)
     _add_pages(app, engine, measures, check_key)
     _add_errors(app)
     if settings.cors_origins:
@@ -99,49 +79,6 @@ def create_app(settings: ServerSettings, give_up: Callable[[str], None]) -> Gate
             allow_headers=["*"],
         )
     return Gate(app, measures, settings.timeout)
-
-
-async def _load(served: ServedModel, give_up: Callable[[str], None]) -> None:
-    try:
-        loaded = await asyncio.to_thread(served.load)
-    except ImgclfError as error:
-        log("not loaded", logging.ERROR, model=str(served.path), reason=error.message)
-        give_up(str(error))
-        return
-    log("ready", model=served.name, version=loaded.version, golden=loaded.verification.inputs)
-
-
-async def _reload(served: ServedModel) -> None:
-    """Answer with what the file holds now, if that proves itself."""
-    before = served.current
-    try:
-        loaded = await asyncio.to_thread(served.load)
-    except ImgclfError as error:
-        version = before.version if before else ""
-        log("not reloaded", logging.ERROR, reason=error.message, still_serving=version)
-        return
-    log("reloaded", version=loaded.version, instead_of=before.version if before else "")
-
-
-async def _watch(served: ServedModel) -> None:
-    """Reload the file when it has changed, and has not changed since the look before."""
-    tried = seen = _state(served.path)
-    while True:
-        await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
-        state = _state(served.path)
-        # Not while it is being written.
-        if state == seen and state != tried and served.current is not None:
-            tried = state
-            await _reload(served)
-        seen = state
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _add_pages(app: FastAPI, engine: Engine, measures: Measures, check_key: KeyCheck) -> None:

@@ -3,10 +3,25 @@
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from imgclf.card import ModelCard
 from imgclf.predict import Predictor
 from imgclf.verify import Verification, replay
+
+FileState: TypeAlias = "tuple[int, int, int] | None"
+
+
+def file_state(path: Path) -> FileState:
+    """Return what differs between two files that were at a path: ns of change, bytes, inode.
+
+    None where no file is there.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 @dataclass(frozen=True)
@@ -40,11 +55,15 @@ class ServedModel:
         name: what clients call the model; empty for the data set's name on its card.
         threads: CPU threads of a session; 0: one for each core.
         device: ``cpu`` or ``cuda``.
+
+    Attributes:
+        tried: what the file was just before it was read last, whether it could be used or not.
     """
 
     def __init__(self, path: Path, name: str, threads: int, device: str) -> None:
         self.path = path
         self.name = name
+        self.tried: FileState = None
         self._threads = threads
         self._device = device
         self._loading = threading.Lock()
@@ -62,6 +81,8 @@ class ServedModel:
             ImgclfError: it cannot be read, or does not answer as it did; the model before it stays.
         """
         with self._loading:
+            # Not afterwards: what is put there while this one is read would never be seen.
+            self.tried = file_state(self.path)
             predictor = Predictor(self.path, self._threads, self._device)
             verification = replay(predictor)
             verification.require(str(self.path))

@@ -1,9 +1,10 @@
-"""How a server is set up: every option of `imgclf serve` once."""
+"""How a server is set up: every setting of `imgclf serve` once, with its default."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from imgclf.cores import available_cores
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class ServerSettings:
         device: ``cpu`` or ``cuda``.
         threads: CPU threads of this process's session; 0: the cores over the workers.
         workers: processes that share the port.
+        max_connections: clients that each process takes at once. Fewer than the 1024 open files
+            that a process usually may have.
         max_body_mb: largest request, in MiB, and largest request once decompressed.
         max_pixels: largest image.
         max_images: images in a request.
@@ -32,6 +35,7 @@ class ServerSettings:
     device: str = "cpu"
     threads: int = 0
     workers: int = 1
+    max_connections: int = 512
     max_body_mb: int = 32
     max_pixels: int = 50_000_000
     max_images: int = 256
@@ -45,7 +49,7 @@ class ServerSettings:
     @property
     def session_threads(self) -> int:
         """CPU threads of each process's session."""
-        return self.threads or max(1, (os.cpu_count() or 1) // self.workers)
+        return self.threads or max(1, available_cores() // self.workers)
 
     @property
     def max_body(self) -> int:

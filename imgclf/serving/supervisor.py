@@ -10,7 +10,10 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 from imgclf.errors import ImgclfError
 from imgclf.own_process import visible_packages
@@ -26,8 +29,12 @@ _SHORTEST_LIFE = 5.0
 
 @dataclass(frozen=True)
 class _Worker:
-    """A process, when it was started, and when its end was seen: seconds of the monotonic clock."""
+    """A process, when it was started, and when its end was seen: seconds of the monotonic clock.
 
+    ``number`` is its place among the others; the process that replaces it has the same.
+    """
+
+    number: int
     process: "subprocess.Popen[bytes]"
     started: float
     ended: float | None = None
@@ -37,11 +44,14 @@ class _Worker:
         return self.process.poll() is None
 
 
+_Start: TypeAlias = Callable[[int], _Worker]
+
+
 def serve_workers(settings: ServerSettings, listener: socket.socket) -> None:
     """Keep as many processes alive as there are to be, until a signal ends them.
 
     Raises:
-        ImgclfError: all of them have ended by themselves.
+        ImgclfError: one cannot be started at first, or all of them have ended by themselves.
     """
     # Only noted here: a signal must not find half a list of workers.
     signals: deque[int] = deque()
@@ -49,7 +59,8 @@ def serve_workers(settings: ServerSettings, listener: socket.socket) -> None:
         signal.signal(number, lambda number, _: signals.append(number))
     listener.set_inheritable(True)
     with tempfile.TemporaryDirectory(prefix="imgclf-metrics-") as metrics:
-        workers = [_start(settings, listener, metrics) for _ in range(settings.workers)]
+        start = partial(_start, settings, listener, metrics)
+        workers = [start(number) for number in range(settings.workers)]
         ending = False
         while any(worker.alive for worker in workers):
             time.sleep(_SECONDS_BETWEEN_LOOKS)
@@ -58,25 +69,36 @@ def serve_workers(settings: ServerSettings, listener: socket.socket) -> None:
                 # Nobody must wait here for an answer that does not come.
                 listener.close()
             else:
-                workers = [_replaced(worker, settings, listener, metrics) for worker in workers]
+                workers = [_replaced(worker, start) for worker in workers]
     if not ending:
         raise ImgclfError("No process can serve the model; see above.")
 
 
-def _start(settings: ServerSettings, listener: socket.socket, metrics: str) -> _Worker:
-    descriptor = str(listener.fileno())
+def _start(settings: ServerSettings, listener: socket.socket, metrics: str, number: int) -> _Worker:
+    arguments = [settings.to_json(), str(listener.fileno()), str(number)]
     hold_reloads()
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "imgclf.serving.worker", settings.to_json(), descriptor],
-        env={**os.environ, "PYTHONPATH": visible_packages(), "PROMETHEUS_MULTIPROC_DIR": metrics},
-        # Nothing is written to it; its end is the end of this process.
-        stdin=subprocess.PIPE,
-        pass_fds=[listener.fileno()],
-        # Ctrl-C is for this process, which passes it on.
-        start_new_session=True,
-    )
-    take_reloads()
-    return _Worker(process, time.monotonic())
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "imgclf.serving.worker", *arguments],
+            env={
+                **os.environ,
+                "PYTHONPATH": visible_packages(),
+                "PROMETHEUS_MULTIPROC_DIR": metrics,
+            },
+            # Nothing is written to it; its end is the end of this process.
+            stdin=subprocess.PIPE,
+            pass_fds=[listener.fileno()],
+            # Ctrl-C is for this process, which passes it on.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ImgclfError(
+            f"Cannot start a process that serves: {error.strerror or error}.",
+            "Close other programs, or raise the limits of memory and of processes.",
+        ) from error
+    finally:
+        take_reloads()
+    return _Worker(number, process, time.monotonic())
 
 
 def _pass_on(signals: deque[int], workers: list[_Worker]) -> bool:
@@ -91,9 +113,8 @@ def _pass_on(signals: deque[int], workers: list[_Worker]) -> bool:
     return ending
 
 
-def _replaced(
-    worker: _Worker, settings: ServerSettings, listener: socket.socket, metrics: str
-) -> _Worker:
+def _replaced(worker: _Worker, start: _Start) -> _Worker:
+    """Return who is in the place of a worker: itself, or another process once it has ended."""
     if worker.alive:
         return worker
     now, ended, code = time.monotonic(), worker.ended, worker.process.returncode
@@ -103,4 +124,9 @@ def _replaced(
     has_served = code <= 0 and ended - worker.started >= _SHORTEST_LIFE
     if not has_served and now - ended < _SHORTEST_LIFE:
         return dataclasses.replace(worker, ended=ended)
-    return _start(settings, listener, metrics)
+    try:
+        return start(worker.number)
+    except ImgclfError as error:
+        log("worker not started", logging.ERROR, reason=error.message)
+        # As one that has ended at once: it is tried again later.
+        return dataclasses.replace(worker, started=now, ended=now)

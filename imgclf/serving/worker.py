@@ -1,10 +1,15 @@
-"""One of several processes that serve: ``python -m imgclf.serving.worker SETTINGS DESCRIPTOR``."""
+"""One of several processes that serve, as `supervisor` starts it.
+
+``python -m imgclf.serving.worker SETTINGS DESCRIPTOR NUMBER``
+"""
 
 import os
 import signal
 import socket
 import sys
 import threading
+
+from prometheus_client import values
 
 from imgclf.errors import ImgclfError
 from imgclf.serving.run import serve_process
@@ -13,9 +18,13 @@ from imgclf.serving.settings import ServerSettings
 
 def main() -> None:
     """Serve on the socket that was handed over."""
-    settings = ServerSettings.from_json(sys.argv[1])
+    text, descriptor, number = sys.argv[1:]
+    settings = ServerSettings.from_json(text)
+    # A process that takes another's place goes on with its figures. By its process id it would
+    # begin files of its own, and those of the dead would grow in number for ever.
+    values.ValueClass = values.MultiProcessValue(lambda: number)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with socket.socket(fileno=int(sys.argv[2])) as listener:
+    with socket.socket(fileno=int(descriptor)) as listener:
         try:
             serve_process(settings, listener)
         except ImgclfError as error:

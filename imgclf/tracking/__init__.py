@@ -8,6 +8,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 # It tells of database migrations and model flavours on standard error; nobody asked.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+# It draws bars there as well, where a server that fetches another model writes lines of JSON.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 # How the address of a model in MLflow begins.
 MODEL_SCHEMES = ("models:/", "runs:/")

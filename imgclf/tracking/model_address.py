@@ -41,20 +41,73 @@ def download_model_file(address: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="imgclf-") as folder:
         with readable_errors():
             resolved, sha256 = _resolve(connect(), address)
-            found = Path(download_artifacts(resolved, dst_path=folder))
-        path = found / _MODEL_FILE if found.is_dir() else found
-        if path.suffix != ".onnx" or not path.is_file():
-            raise ImgclfError(
-                f"'{address}' holds no {_MODEL_FILE}.",
-                "Give the exported model: models:/NAME@champion, or runs:/ID of a training run.",
+        yield _download(address, resolved, sha256, folder)
+
+
+class AliasedModel:
+    """The ``model.onnx`` behind an alias, which may come to stand for another version.
+
+    Args:
+        address: ``models:/NAME@ALIAS``.
+        folder: receives the file.
+
+    Attributes:
+        path: the file.
+
+    Raises:
+        UsageError: the address always stands for the same model.
+        ImgclfError: as `download_model_file`.
+    """
+
+    def __init__(self, address: str, folder: Path) -> None:
+        registered = _REGISTERED.fullmatch(address)
+        if not registered or not registered["alias"]:
+            raise UsageError(
+                f"--reload cannot follow '{address}'.",
+                "Give a file, or an alias that may come to stand for another version:"
+                " models:/NAME@champion.",
             )
-        if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            raise ImgclfError(
-                f"'{address}' is not the file that was registered: its SHA-256 differs from the"
-                " version's tag.",
-                "Somebody has changed it in the artifact store: export the run again.",
-            )
-        yield path
+        self.path = folder / _MODEL_FILE
+        self._address = address
+        self._version = ""
+        self.fetch_if_moved()
+
+    def fetch_if_moved(self) -> str:
+        """Put the file of another version at `path`, at once, where the alias stands for one now.
+
+        Returns:
+            the version's address; empty where it is the one that is there already.
+
+        Raises:
+            ImgclfError: as `download_model_file`; the file stays.
+        """
+        with readable_errors():
+            resolved, sha256 = _resolve(connect(), self._address)
+        if resolved == self._version:
+            return ""
+        with tempfile.TemporaryDirectory(dir=self.path.parent) as folder:
+            _download(self._address, resolved, sha256, folder).replace(self.path)
+        self._version = resolved
+        return resolved
+
+
+def _download(address: str, resolved: str, sha256: str, folder: str) -> Path:
+    """Fetch what `_resolve` has found for an address, and return the path of the model's file."""
+    with readable_errors():
+        found = Path(download_artifacts(resolved, dst_path=folder))
+    path = found / _MODEL_FILE if found.is_dir() else found
+    if path.suffix != ".onnx" or not path.is_file():
+        raise ImgclfError(
+            f"'{address}' holds no {_MODEL_FILE}.",
+            "Give the exported model: models:/NAME@champion, or runs:/ID of a training run.",
+        )
+    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise ImgclfError(
+            f"'{address}' is not the file that was registered: its SHA-256 differs from the"
+            " version's tag.",
+            "Somebody has changed it in the artifact store: export the run again.",
+        )
+    return path
 
 
 def _resolve(client: MlflowClient, address: str) -> tuple[str, str]:

@@ -1,12 +1,12 @@
 """Where and with which arithmetic a run is computed."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from imgclf.config import AUTO, TrainConfig
+from imgclf.cores import available_cores
 from imgclf.errors import UsageError
 from imgclf.training.compilation import check_compiler
 
@@ -45,7 +45,7 @@ def choose_compute(config: TrainConfig) -> Compute:
         UsageError: the device that was asked for is not available, lacks the precision, or cannot
             be compiled for.
     """
-    threads = config.threads or _usable_cores()
+    threads = config.threads or available_cores()
     torch.set_num_threads(threads)
     device, note = _choose_device(config.device)
     precision = _choose_precision(config, device)
@@ -66,13 +66,6 @@ def seed_generator(device: torch.device, seed: int) -> None:
         "mps": torch.mps.manual_seed,
     }
     seed_of[device.type](seed)
-
-
-def _usable_cores() -> int:
-    """Cores that this process may use: batch systems hand out some of a machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # not Linux
 
 
 def _choose_device(wanted: str) -> tuple[torch.device, str]:

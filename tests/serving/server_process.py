@@ -29,17 +29,27 @@ class Server:
     """A running server; leaving the ``with`` block ends it by SIGTERM.
 
     Args:
-        model: the file.
+        model: the file, or an address in MLflow.
         options: of the command, beside ``--port 0``.
         ready: whether to wait until it is.
+        before: code that the process runs before the command, to make its machine another.
     """
 
-    def __init__(self, model: Path, *options: "str | Path", ready: bool = True) -> None:
+    def __init__(
+        self,
+        model: "str | Path",
+        *options: "str | Path",
+        ready: bool = True,
+        before: str = "",
+    ) -> None:
         self.log: list[dict[str, Any]] = []
         self.other_lines: list[str] = []
         self._ready = ready
+        program = ["-m", "imgclf"]
+        if before:
+            program = ["-c", f"{before}\nfrom imgclf.cli import main\nmain(prog_name='imgclf')"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "imgclf", "serve", model, "--port", "0", *options],
+            [sys.executable, *program, "serve", model, "--port", "0", *options],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -92,6 +102,8 @@ class Server:
             return [entry for entry in self.log if entry["event"] == event]
 
         until(lambda: len(found()) >= count or self.process.poll() is not None)
+        if len(found()) < count:
+            self._reader.join(PATIENCE)  # what it said last may not be read yet
         assert len(found()) >= count, f"no {event!r} in {self.log} {self.other_lines}"
         return found()[count - 1]
 
@@ -126,14 +138,17 @@ def until(condition: Any) -> None:
 
 @contextmanager
 def slow_request(server: Server) -> Iterator[http.client.HTTPConnection]:
-    """Send half of a request; `finish` sends the rest."""
+    """Send half of a request, and wait until it is being read; `finish` sends the rest."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     connection.putrequest("POST", "/predict")
     connection.putheader("Content-Length", str(len(IMAGE)))
     connection.putheader("Content-Type", "image/png")
     connection.putheader("X-Request-ID", "slow")
+    # The server says so once somebody there reads what follows; http.client passes over it.
+    connection.putheader("Expect", "100-continue")
     connection.endheaders(IMAGE[:50])
     try:
+        assert connection.sock.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 100"
         yield connection
     finally:
         connection.close()

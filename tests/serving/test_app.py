@@ -7,16 +7,14 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 
+from asgi import ask, never, running, until_ready
 from imgclf.serving.app import create_app
-from imgclf.serving.gate import Gate
 from imgclf.serving.served_model import LoadedModel, ServedModel
 from imgclf.serving.settings import ServerSettings
 from server_process import EXAMPLE, REFERENCE, Server
@@ -41,7 +39,7 @@ def named_origin() -> Iterator[Server]:
         ("GET", "/nothing", 404),
         ("GET", "/predict", 405),
         ("POST", "/predict", 422),
-        ("POST", "/predict/", 307),
+        ("POST", "/predict/", 404),
     ],
 )
 def test_every_answer_carries_safe_headers(server: Server, method: str, path: str, status: int):
@@ -55,6 +53,26 @@ def test_every_answer_carries_safe_headers(server: Server, method: str, path: st
     assert response.headers["X-Request-ID"]
     assert "Server" not in response.headers
     assert "Access-Control-Allow-Origin" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "error"),
+    [
+        ("GET", "/nothing", 404, "Not Found"),
+        ("POST", "/predict/", 404, "Not Found"),
+        ("GET", "/v2/models/digits/", 404, "Not Found"),
+        ("GET", "/predict", 405, "Method Not Allowed"),
+        ("DELETE", "/v2/health/live", 405, "Method Not Allowed"),
+    ],
+)
+def test_what_is_no_route_is_answered_as_every_error(
+    server: Server, method: str, path: str, status: int, error: str
+):
+    response = requests.request(method, server.url + path, timeout=30, allow_redirects=False)
+    assert response.status_code == status
+    assert response.json() == {"error": error}
+    assert "Location" not in response.headers
+    assert ("Allow" in response.headers) == (status == 405)
 
 
 class Page(HTMLParser):
@@ -150,59 +168,6 @@ def test_a_given_name_is_the_models(named_origin: Server):
 
 
 # --- Inside one process: what a client cannot bring about from outside
-
-
-@asynccontextmanager
-async def running(app: Gate):
-    """Start and end an application as a server does."""
-    to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    from_app: asyncio.Queue[Any] = asyncio.Queue()
-    task = asyncio.create_task(app({"type": "lifespan"}, to_app.get, from_app.put))
-    await to_app.put({"type": "lifespan.startup"})
-    assert (await from_app.get())["type"] == "lifespan.startup.complete"
-    yield
-    await to_app.put({"type": "lifespan.shutdown"})
-    assert (await from_app.get())["type"] == "lifespan.shutdown.complete"
-    await task
-
-
-async def ask(
-    app: Gate, method: str, path: str, body: bytes = b""
-) -> tuple[int, dict[str, str], Any]:
-    """Send a request, and return status, headers and the JSON of the answer."""
-    sent: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "scheme": "http",
-        "method": method,
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "headers": [],
-    }
-    await app(scope, receive, send)
-    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    content = b"".join(message.get("body", b"") for message in sent[1:])
-    return sent[0]["status"], headers, json.loads(content)
-
-
-async def until_ready(app: Gate) -> None:
-    async with asyncio.timeout(30):
-        while (await ask(app, "GET", "/v2/health/ready"))[0] != 200:
-            await asyncio.sleep(0.01)
-
-
-def never(reason: str) -> None:
-    raise AssertionError(reason)
 
 
 def test_before_the_model_is_loaded_nothing_is_answered_but_the_health(

@@ -71,6 +71,51 @@ def test_a_server_that_cannot_start_says_why_in_one_line(tmp_path: Path):
         assert any(message in entry.get("reason", "") for entry in server.log)
 
 
+def test_a_failure_that_nobody_foresaw_ends_the_server_with_one_line_and_a_trace_in_the_log():
+    before = """
+import imgclf.serving.served_model as module
+def fail(_):
+    raise RuntimeError("out of\\nluck")
+module.replay = fail
+"""
+    with Server(REFERENCE, ready=False, before=before) as server:
+        assert server.end() == 1
+        (error,) = server.other_lines
+        assert error == f"Error: Cannot load the model '{REFERENCE}': RuntimeError: out of luck\n"
+        traceback = server.wait_for("not loaded")["traceback"]
+        assert "served_model.py" in traceback
+        assert traceback.endswith("RuntimeError: out of\nluck")
+
+
+def test_the_environment_says_nothing_about_the_processes(tmp_path: Path):
+    """As other servers on the machine may be told by it."""
+    before = "import os; os.environ['WEB_CONCURRENCY'] = 'all'"
+    with Server(tmp_path / "absent", ready=False, before=before) as server:
+        assert server.end() == 1
+        assert server.wait_for("not loaded")["reason"].endswith("no such file.")
+
+
+# Windows has neither; here it shows that nothing touches them there.
+WITHOUT_HANGUP = "import signal; del signal.SIGHUP, signal.pthread_sigmask"
+
+
+def test_where_there_is_no_hangup_a_server_starts_answers_and_ends():
+    with Server(REFERENCE, before=WITHOUT_HANGUP) as server:
+        assert server.post("/predict", IMAGE).status_code == 200
+        server.signal(signal.SIGTERM)
+        assert server.end() == 0
+        assert server.other_lines == []
+
+
+def test_where_there_is_no_hangup_several_processes_are_refused():
+    server = Server(REFERENCE, "--workers", "2", ready=False, before=WITHOUT_HANGUP)
+    assert server.end() == 2
+    assert server.other_lines == [
+        "Error: --workers needs Linux or macOS.\n",
+        "Start several servers, each with its own --port.\n",
+    ]
+
+
 def test_a_port_in_use_and_hosts_that_are_none_are_told(refused_serve: Callable[..., Result]):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -124,6 +169,7 @@ def test_hangup_takes_up_another_model_and_no_request_fails(model_copy: Path):
         until(lambda: server.get("/v2/health/ready").status_code == 200)
         first = server.wait_for("reloaded")["version"]
         with flowing(server) as answers:
+            until(lambda: answers)
             another_model(model_copy, "second")
             server.signal(signal.SIGHUP)
             second = server.wait_for("reloaded", 2)

@@ -1,7 +1,10 @@
 """Several processes on one port: all answer, lost ones are replaced, signals reach them all."""
 
+import os
 import signal
-import time
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from imgclf.serving.run import listen
+from imgclf.serving.settings import ServerSettings
 from other_models import another_model
 from server_process import (
     IMAGE,
@@ -36,6 +41,7 @@ def count(server: Server) -> float:
 def stopped(process: psutil.Process) -> Iterator[None]:
     process.suspend()
     try:
+        until(lambda: process.status() == psutil.STATUS_STOPPED)
         yield
     finally:
         process.resume()
@@ -58,12 +64,75 @@ def test_each_of_two_processes_answers_and_a_lost_one_is_replaced():
         (new,) = [process for process in workers_of(server) if process.pid != other.pid]
         with stopped(other):
             assert server.post("/predict", IMAGE).status_code == 200
-        # Those that the lost one has answered are counted still.
+        # Those that the lost one has answered are counted still, in the same files.
         until(lambda: count(server) == 3)
+        files = os.listdir(new.environ()["PROMETHEUS_MULTIPROC_DIR"])
+        assert sorted(files) == [
+            f"{kind}_{number}.db" for kind in ("counter", "histogram") for number in (0, 1)
+        ]
 
         server.process.kill()
         _, alive = psutil.wait_procs([new, other], timeout=PATIENCE)
         assert alive == []
+
+
+# asyncio's own loop accepts what waits as soon as it listens; uvloop a moment later.
+WORKER_WITHOUT_UVLOOP = """
+import sys
+sys.modules["uvloop"] = None
+from imgclf.serving.worker import main
+main()
+"""
+
+
+def test_a_process_that_cannot_load_the_model_takes_no_request(tmp_path: Path):
+    settings = ServerSettings(str(tmp_path / "absent.onnx"), workers=2)
+    with listen("127.0.0.1", 0) as listener:
+        number = str(listener.fileno())
+        with socket.create_connection(listener.getsockname(), timeout=PATIENCE) as client:
+            client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+            done = subprocess.run(
+                [sys.executable, "-c", WORKER_WITHOUT_UVLOOP, settings.to_json(), number, "0"],
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(sys.path),
+                    "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
+                },
+                stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=[listener.fileno()],
+                text=True,
+                timeout=PATIENCE,
+            )
+            assert done.returncode == 1
+            assert "Error: Cannot open the model" in done.stderr
+            # Another process finds it, as it was sent.
+            listener.settimeout(1)
+            accepted, _ = listener.accept()
+            with accepted:
+                assert accepted.recv(3) == b"GET"
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_be_started_is_tried_again():
+    before = """
+import errno, subprocess
+class Popen(subprocess.Popen):
+    started = 0
+    def __init__(self, *arguments, **options):
+        Popen.started += 1
+        if Popen.started == 3:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        super().__init__(*arguments, **options)
+subprocess.Popen = Popen
+"""
+    with Server(REFERENCE, "--workers", "2", before=before) as server:
+        server.wait_for("ready", 2)
+        workers_of(server)[0].kill()
+        assert "temporarily unavailable" in server.wait_for("worker not started")["reason"]
+        assert server.post("/predict", IMAGE).status_code == 200
+        server.wait_for("ready", 3)
+        assert len(workers_of(server)) == 2
 
 
 @pytest.mark.slow
@@ -95,7 +164,6 @@ def test_signals_reach_every_process(model_copy: Path):
         assert {status for status, _ in answers} == {200}
         processes = workers_of(server)
         with slow_request(server) as connection:
-            time.sleep(0.2)
             server.signal(signal.SIGTERM)
             until(lambda: refused(server))
             assert finish(connection).status == 200

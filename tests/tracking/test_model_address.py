@@ -1,5 +1,6 @@
 """Addresses of models in MLflow, on a real store: what is found, and what is said otherwise."""
 
+import hashlib
 from pathlib import Path
 
 import onnx
@@ -7,8 +8,10 @@ import pytest
 from mlflow import MlflowClient
 
 from imgclf.errors import ImgclfError, UsageError
-from imgclf.tracking.model_address import download_model_file
+from imgclf.tracking.model_address import AliasedModel, download_model_file
 from model_files import write_sealed
+
+REFERENCE = Path(__file__).parents[2] / "exports" / "reference" / "model.onnx"
 
 
 def download(address: str) -> bytes:
@@ -123,3 +126,68 @@ def test_another_file_in_the_place_of_the_registered_one_is_refused(exported):
     finally:
         stored.write_bytes(original)
     assert download(f"models:/{logged.model_id}") == original
+
+
+# --- An alias that moves
+
+NAME = "followed"
+
+
+def register(folder: Path, doc_string: str) -> str:
+    """Register a model of its own, and return its version."""
+    folder.mkdir()
+    proto = onnx.load(REFERENCE)
+    proto.doc_string = doc_string
+    write_sealed(proto, folder / "model.onnx")
+    digest = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+    source, tags = folder.as_uri(), {"imgclf.sha256": digest}
+    return str(MlflowClient().create_model_version(NAME, source, tags=tags).version)
+
+
+def point(version: str) -> None:
+    MlflowClient().set_registered_model_alias(NAME, "champion", version)
+
+
+def test_a_followed_file_changes_when_the_alias_moves_and_only_then(workplace, tmp_path: Path):
+    client = MlflowClient()
+    client.create_registered_model(NAME)
+    try:
+        first, second = register(tmp_path / "first", "a"), register(tmp_path / "second", "b")
+        content = {v: (tmp_path / v / "model.onnx").read_bytes() for v in ("first", "second")}
+        point(first)
+        (tmp_path / "served").mkdir()
+        model = AliasedModel(f"models:/{NAME}@champion", tmp_path / "served")
+        assert model.path.read_bytes() == content["first"]
+
+        read = model.path.stat()
+        assert model.fetch_if_moved() == ""
+        assert model.path.stat() == read
+
+        with model.path.open("rb") as being_read:
+            point(second)
+            assert model.fetch_if_moved() == f"models:/{NAME}/{second}"
+            assert model.path.read_bytes() == content["second"]
+            # Whoever has it open reads the file before to its end.
+            assert being_read.read() == content["first"]
+        assert (tmp_path / "second" / "model.onnx").read_bytes() == content["second"]
+
+        (tmp_path / "first" / "model.onnx").write_bytes(b"damaged")
+        point(first)
+        with pytest.raises(ImgclfError, match="not the file that was registered"):
+            model.fetch_if_moved()
+        client.delete_registered_model_alias(NAME, "champion")
+        with pytest.raises(ImgclfError, match="has no '@champion'"):
+            model.fetch_if_moved()
+        assert model.path.read_bytes() == content["second"]
+        assert list(model.path.parent.iterdir()) == [model.path]
+    finally:
+        client.delete_registered_model(NAME)
+
+
+@pytest.mark.parametrize(
+    "address", [f"models:/{NAME}/1", "models:/m-" + "0" * 32, "runs:/x", "models:/"]
+)
+def test_what_always_stands_for_the_same_model_cannot_be_followed(address: str, tmp_path: Path):
+    with pytest.raises(UsageError, match="--reload cannot follow") as caught:
+        AliasedModel(address, tmp_path)
+    assert "models:/NAME@champion" in caught.value.hint
