@@ -175,14 +175,14 @@ def verify(model: str, dataset: str, data_dir: str, device: str) -> None:
     default=32,
     show_default=True,
     type=click.IntRange(1),
-    help="Most images that are answered together; 1: none are.",
+    help="Most images that are answered together; a larger request is split; 1: none are.",
 )
 @click.option(
     "--max-queue",
     default=1024,
     show_default=True,
     type=click.IntRange(1),
-    help="Most images that wait; past it a request is refused with 429.",
+    help="Most images that wait, decoded or not, or are answered; past it a request gets 429.",
 )
 @click.option(
     "--timeout",

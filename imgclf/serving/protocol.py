@@ -17,10 +17,15 @@ from numpy.typing import NDArray
 
 from imgclf.card import ModelCard
 from imgclf.model_file import INPUT, OUTPUTS
+from imgclf.serving.body import LARGE, too_large
 from imgclf.serving.errors import RequestError
 
 EXTENSIONS = ("binary_tensor_data",)
 HEADER_LENGTH = "Inference-Header-Content-Length"
+# A grey pixel in nested lists is at most `[255.0], `; the rest is for the brackets of its row.
+_BYTES_OF_A_NUMBER = 12
+_BYTES_BESIDE_PIXELS = 64 * 2**10
+_NUMBERS_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,23 @@ def describe_model(name: str, version: str, card: ModelCard) -> dict[str, Any]:
     }
 
 
+def max_json_bytes(card: ModelCard, max_images: int) -> int:
+    """Return how many bytes of JSON a request for the model needs at most."""
+    size = card.preprocessing
+    pixels = max_images * size.height * size.width * size.channels
+    return _BYTES_OF_A_NUMBER * pixels + _BYTES_BESIDE_PIXELS
+
+
+def check_number(images: int, most: int) -> None:
+    """Check how many images a request has.
+
+    Raises:
+        RequestError: they are too many.
+    """
+    if images > most:
+        raise RequestError(413, f"{images} images in one request; the limit is {most}")
+
+
 def parse_request(
     body: bytes, header_length: str | None, card: ModelCard, max_images: int
 ) -> InferRequest:
@@ -75,12 +97,14 @@ def parse_request(
         RequestError: it is no such request.
     """
     length = _header_length(header_length, len(body))
+    limit = max_json_bytes(card, max_images)
+    if length > limit:
+        raise too_large("the JSON", limit)
     header = _json_object(body[:length])
     tensor = _only_input(header)
     parameters = _object(tensor.get("parameters", {}), "the parameters of the input")
     shape = _shape(tensor.get("shape"))
-    if shape[0] > max_images:
-        raise RequestError(413, f"{shape[0]} images in one request; the limit is {max_images}")
+    check_number(shape[0], max_images)
     binary = _binary_data(parameters, memoryview(body)[length:])
     datatype = tensor.get("datatype")
     images: NDArray[np.uint8] | list[bytes]
@@ -149,7 +173,13 @@ def read_json(content: bytes) -> Any:
         RequestError: it is none.
     """
     try:
-        return json.loads(content)
+        if len(content) <= LARGE:
+            return json.loads(content)
+        # Its own parser holds the interpreter's lock to the end. Where it calls functions written
+        # in Python, other threads have their turn.
+        return json.loads(
+            content, parse_int=lambda text: int(text), parse_float=lambda text: float(text)
+        )
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body is no JSON: {error}") from error
 
@@ -217,14 +247,31 @@ def as_pixels(data: Any, shape: Sequence[int]) -> NDArray[np.uint8]:
     Raises:
         RequestError: they are something else, or not as many as ``shape`` says.
     """
-    # As objects: of text, NumPy would make an array as wide as its longest string.
-    values = np.array(data, dtype=object)
-    count = math.prod(shape)
-    if values.size != count:
-        raise RequestError(422, f"there must be {count} numbers, in lists of equal length")
+    images, numbers = shape[0], math.prod(shape[1:])
+    wrong_number = RequestError(
+        422, f"there must be {images * numbers} numbers, in lists of equal length"
+    )
+    # Nested lists have one entry for each image, flat ones one for each number.
+    entries, rest = divmod(len(data), images) if isinstance(data, list) else (0, 1)
+    if rest:
+        raise wrong_number
+    # Some at a time: NumPy holds the interpreter's lock while it reads lists.
+    step = max(1, _NUMBERS_AT_ONCE // numbers)
+    parts = []
+    for start in range(0, images, step):
+        # As objects: of text, NumPy would make an array as wide as its longest string.
+        values = np.array(data[start * entries : (start + step) * entries], dtype=object)
+        if values.size != min(step, images - start) * numbers:
+            raise wrong_number
+        parts.append(_whole_numbers(values))
+    return np.concatenate(parts).reshape(shape)
+
+
+def _whole_numbers(values: NDArray[np.object_]) -> NDArray[np.uint8]:
+    """Return the values as a flat array."""
     if set(map(type, values.flat)) <= {int, float}:
         with suppress(OverflowError):
-            numbers = values.astype(np.float64).reshape(shape)
+            numbers = values.astype(np.float64).ravel()
             pixels = np.clip(np.nan_to_num(numbers), 0, 255).astype(np.uint8)
             if (pixels == numbers).all():
                 return pixels
