@@ -17,7 +17,8 @@ from imgclf.card import Preprocessing
 from imgclf.model_file import INPUT, OUTPUTS
 from imgclf.serving.engine import Engine, Unread
 from imgclf.serving.errors import RequestError
-from imgclf.serving.protocol import as_pixels, check_number, max_json_bytes, read_json
+from imgclf.serving.json_pixels import as_pixels, max_json_bytes, read_json
+from imgclf.serving.protocol import check_number
 from imgclf.serving.served_model import LoadedModel
 
 # Besides image/*; curl's --data-binary says that it sends a form.

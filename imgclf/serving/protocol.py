@@ -5,10 +5,8 @@ The protocol: https://kserve.github.io/website/docs/concepts/architecture/data-p
 """
 
 import json
-import math
 import struct
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +15,12 @@ from numpy.typing import NDArray
 
 from imgclf.card import ModelCard
 from imgclf.model_file import INPUT, OUTPUTS
-from imgclf.serving.body import LARGE, too_large
+from imgclf.serving.body import too_large
 from imgclf.serving.errors import RequestError
+from imgclf.serving.json_pixels import as_pixels, max_json_bytes, read_json
 
 EXTENSIONS = ("binary_tensor_data",)
 HEADER_LENGTH = "Inference-Header-Content-Length"
-# A grey pixel in nested lists is at most `[255.0], `; the rest is for the brackets of its row.
-_BYTES_OF_A_NUMBER = 12
-_BYTES_BESIDE_PIXELS = 64 * 2**10
-_NUMBERS_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True)
@@ -63,13 +58,6 @@ def describe_model(name: str, version: str, card: ModelCard) -> dict[str, Any]:
         "outputs": outputs,
         "parameters": {"labels": list(card.classes)},
     }
-
-
-def max_json_bytes(card: ModelCard, max_images: int) -> int:
-    """Return how many bytes of JSON a request for the model needs at most."""
-    size = card.preprocessing
-    pixels = max_images * size.height * size.width * size.channels
-    return _BYTES_OF_A_NUMBER * pixels + _BYTES_BESIDE_PIXELS
 
 
 def check_number(images: int, most: int) -> None:
@@ -166,24 +154,6 @@ def _header_length(text: str | None, body_length: int) -> int:
     return int(text)
 
 
-def read_json(content: bytes) -> Any:
-    """Read a JSON text.
-
-    Raises:
-        RequestError: it is none.
-    """
-    try:
-        if len(content) <= LARGE:
-            return json.loads(content)
-        # Its own parser holds the interpreter's lock to the end. Where it calls functions written
-        # in Python, other threads have their turn.
-        return json.loads(
-            content, parse_int=lambda text: int(text), parse_float=lambda text: float(text)
-        )
-    except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"the body is no JSON: {error}") from error
-
-
 def _json_object(content: bytes) -> dict[str, Any]:
     return _object(read_json(content), "the request")
 
@@ -239,43 +209,6 @@ def _pixels(
             raise RequestError(400, f"{len(binary)} bytes for a shape of {np.prod(shape)} pixels")
         return np.frombuffer(binary, np.uint8).reshape(shape)
     return as_pixels(tensor.get("data"), shape)
-
-
-def as_pixels(data: Any, shape: Sequence[int]) -> NDArray[np.uint8]:
-    """Make pixels of nested or flat lists of whole numbers from 0 to 255.
-
-    Raises:
-        RequestError: they are something else, or not as many as ``shape`` says.
-    """
-    images, numbers = shape[0], math.prod(shape[1:])
-    wrong_number = RequestError(
-        422, f"there must be {images * numbers} numbers, in lists of equal length"
-    )
-    # Nested lists have one entry for each image, flat ones one for each number.
-    entries, rest = divmod(len(data), images) if isinstance(data, list) else (0, 1)
-    if rest:
-        raise wrong_number
-    # Some at a time: NumPy holds the interpreter's lock while it reads lists.
-    step = max(1, _NUMBERS_AT_ONCE // numbers)
-    parts = []
-    for start in range(0, images, step):
-        # As objects: of text, NumPy would make an array as wide as its longest string.
-        values = np.array(data[start * entries : (start + step) * entries], dtype=object)
-        if values.size != min(step, images - start) * numbers:
-            raise wrong_number
-        parts.append(_whole_numbers(values))
-    return np.concatenate(parts).reshape(shape)
-
-
-def _whole_numbers(values: NDArray[np.object_]) -> NDArray[np.uint8]:
-    """Return the values as a flat array."""
-    if set(map(type, values.flat)) <= {int, float}:
-        with suppress(OverflowError):
-            numbers = values.astype(np.float64).ravel()
-            pixels = np.clip(np.nan_to_num(numbers), 0, 255).astype(np.uint8)
-            if (pixels == numbers).all():
-                return pixels
-    raise RequestError(422, "pixels must be whole numbers from 0 to 255")
 
 
 def _files(tensor: dict[str, Any], shape: list[int], binary: memoryview | None) -> list[bytes]:

@@ -12,13 +12,13 @@ from imgclf.model_file import INPUT, OUTPUTS
 from imgclf.serving.body import compress
 from imgclf.serving.engine import Engine, Unread
 from imgclf.serving.errors import RequestError
+from imgclf.serving.json_pixels import max_json_bytes
 from imgclf.serving.protocol import (
     EXTENSIONS,
     HEADER_LENGTH,
     InferRequest,
     build_response,
     describe_model,
-    max_json_bytes,
     parse_request,
 )
 from imgclf.serving.served_model import LoadedModel

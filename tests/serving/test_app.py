@@ -7,18 +7,16 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 
 from imgclf.serving.app import create_app
-from imgclf.serving.gate import Gate
 from imgclf.serving.served_model import LoadedModel, ServedModel
 from imgclf.serving.settings import ServerSettings
+from in_process import Exchange, ask, never, running, until_ready
 from server_process import EXAMPLE, REFERENCE, Server
 
 ORIGIN = "https://pages.example"
@@ -152,59 +150,6 @@ def test_a_given_name_is_the_models(named_origin: Server):
 # --- Inside one process: what a client cannot bring about from outside
 
 
-@asynccontextmanager
-async def running(app: Gate):
-    """Start and end an application as a server does."""
-    to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    from_app: asyncio.Queue[Any] = asyncio.Queue()
-    task = asyncio.create_task(app({"type": "lifespan"}, to_app.get, from_app.put))
-    await to_app.put({"type": "lifespan.startup"})
-    assert (await from_app.get())["type"] == "lifespan.startup.complete"
-    yield
-    await to_app.put({"type": "lifespan.shutdown"})
-    assert (await from_app.get())["type"] == "lifespan.shutdown.complete"
-    await task
-
-
-async def ask(
-    app: Gate, method: str, path: str, body: bytes = b""
-) -> tuple[int, dict[str, str], Any]:
-    """Send a request, and return status, headers and the JSON of the answer."""
-    sent: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "scheme": "http",
-        "method": method,
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "headers": [],
-    }
-    await app(scope, receive, send)
-    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    content = b"".join(message.get("body", b"") for message in sent[1:])
-    return sent[0]["status"], headers, json.loads(content)
-
-
-async def until_ready(app: Gate) -> None:
-    async with asyncio.timeout(30):
-        while (await ask(app, "GET", "/v2/health/ready"))[0] != 200:
-            await asyncio.sleep(0.01)
-
-
-def never(reason: str) -> None:
-    raise AssertionError(reason)
-
-
 def test_before_the_model_is_loaded_nothing_is_answered_but_the_health(
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -250,6 +195,37 @@ def test_a_model_that_does_not_prove_itself_is_given_up(tmp_path: Path):
 
     asyncio.run(asyncio.wait_for(work(), 30))
     assert reasons[0].startswith("Cannot open the model")
+
+
+def test_a_named_origin_may_read_every_error_and_the_headers_that_explain_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def fail(*_: object) -> None:
+        raise ValueError
+
+    async def work() -> None:
+        settings = ServerSettings(str(REFERENCE), cors_origins=(ORIGIN,), timeout=2)
+        app = create_app(settings, never)
+        async with running(app):
+            await until_ready(app)
+            slow = Exchange(app, "POST", "/predict", {"Origin": ORIGIN})
+            answers = [
+                await ask(app, method, path, b"x", {"Origin": ORIGIN})
+                for method, path in (("POST", "/predict"), ("GET", "/nothing"), ("HEAD", "/model"))
+            ]
+            monkeypatch.setattr("imgclf.serving.engine.to_array", fail)
+            answers.append(await ask(app, "POST", "/predict", b"x", {"Origin": ORIGIN}))
+            await slow.task
+            answers.append((slow.status, slow.headers, slow.json()))
+        assert [status for status, _, _ in answers] == [415, 404, 405, 500, 503]
+        for _, headers, _ in answers:
+            assert headers["access-control-allow-origin"] == ORIGIN
+            exposed = headers["access-control-expose-headers"].split(", ")
+            assert {"X-Request-ID", "Retry-After", "Inference-Header-Content-Length"} == {*exposed}
+            assert headers["x-request-id"]
+            assert headers["x-frame-options"] == "DENY"
+
+    asyncio.run(work())
 
 
 @pytest.mark.parametrize("error", [ValueError("a secret"), RuntimeError("another secret")])
