@@ -170,9 +170,15 @@ def _setting(name: str, type: click.ParamType, help: str) -> Decorator:
 # Past it Pillow itself refuses.
 @_setting("max_pixels", click.IntRange(1, 178_956_970), "Largest image, in pixels.")
 @_setting("max_images", click.IntRange(1), "Most images in a request.")
-@_setting("max_batch", click.IntRange(1), "Most images that are answered together; 1: none are.")
 @_setting(
-    "max_queue", click.IntRange(1), "Most images that wait; past it a request is refused with 429."
+    "max_batch",
+    click.IntRange(1),
+    "Most images that are answered together; a larger request is split; 1: none are.",
+)
+@_setting(
+    "max_queue",
+    click.IntRange(1),
+    "Most images that wait, decoded or not, or are answered; past it a request gets 429.",
 )
 @_setting("timeout", click.FloatRange(0.1, 86_400), "Seconds that a request may take.")
 @click.option(

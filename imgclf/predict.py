@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from imgclf.cores import available_cores
 from imgclf.errors import BadImageError, ImgclfError
 from imgclf.golden import METADATA_KEY as GOLDEN_KEY
 from imgclf.golden import GoldenInputs
@@ -187,7 +188,7 @@ class Predictor:
                 yield _Batch(names, [""] * len(pixels), pixels)
             return
         named = iter(_named(images))
-        with ThreadPoolExecutor(min(batch_size, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(batch_size, available_cores())) as pool:
             while batch := list(islice(named, batch_size)):
                 outcomes = list(pool.map(self._decode, [source for _, source in batch]))
                 errors = [outcome if isinstance(outcome, str) else "" for outcome in outcomes]

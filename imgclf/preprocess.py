@@ -9,6 +9,8 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TypeAlias
@@ -83,7 +85,7 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     Raises:
         BadImageError: as `to_array` does.
     """
-    try:
+    with _told_as_bad_image(max_pixels):
         if isinstance(source, np.ndarray):
             return _as_seen(from_array(source))
         if isinstance(source, Image.Image):
@@ -93,6 +95,23 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
             # In place: this image is nobody else's, and a copy costs a third of the decoding.
             ImageOps.exif_transpose(image, in_place=True)
             return _as_seen(image)
+
+
+def image_size(file: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return width and height as an image file's header says them, without decoding it.
+
+    Raises:
+        BadImageError: as `to_array` does, where the header shows it.
+    """
+    with _told_as_bad_image(max_pixels), _opened(file, max_pixels) as image:
+        return image.size
+
+
+@contextmanager
+def _told_as_bad_image(max_pixels: int) -> Iterator[None]:
+    """Make a `BadImageError` of whatever Pillow raises on an image."""
+    try:
+        yield
     except UnidentifiedImageError as error:
         raise UnknownFormatError(
             "not an image, or damaged at its start (JPEG, PNG, WebP, BMP, GIF, TIFF are read)"

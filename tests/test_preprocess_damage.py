@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from image_files import COLOUR, Pixels, encode, png, textured_photo, write
+from image_files import COLOUR, HEIGHT, WIDTH, Pixels, encode, png, textured_photo, write
 from imgclf.card import Preprocessing
-from imgclf.errors import BadImageError
+from imgclf.errors import BadImageError, TooManyPixelsError, UnknownFormatError
 from imgclf.preprocess import (
     MAX_PIXELS,
+    image_size,
     open_image,
     to_array,
 )
@@ -81,6 +82,20 @@ def test_decompression_bomb_is_refused_from_its_header(size: tuple[int, int], tm
     with pytest.raises(BadImageError, match=rf"pixels; the limit is {MAX_PIXELS:,}"):
         to_array(path, COLOUR)
     assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_size_is_read_from_the_header(kind: str, photo: Pixels):
+    assert image_size(encode(photo, kind)) == (WIDTH, HEIGHT)
+
+
+def test_size_is_read_where_no_pixels_are_and_refused_as_the_image_is():
+    assert image_size(png(300, 200, bits=8, colour=0)) == (300, 200)
+    assert image_size(png(10, 10, bits=8, colour=0), max_pixels=100) == (10, 10)
+    with pytest.raises(TooManyPixelsError, match="11 x 10 pixels; the limit is 100"):
+        image_size(png(11, 10, bits=8, colour=0), max_pixels=100)
+    with pytest.raises(UnknownFormatError, match="not an image"):
+        image_size(b"no image")
 
 
 def test_image_within_the_limit_is_let_through_without_a_warning(tmp_path: Path):

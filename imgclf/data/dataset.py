@@ -1,7 +1,6 @@
 """What every source of images becomes."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgclf.card import Preprocessing
+from imgclf.cores import available_cores
 from imgclf.preprocess import centre_crop, to_array
 
 # The part of the split that an image was published in; FREE ones are dealt out.
@@ -95,7 +95,7 @@ class SelectedImages:
         if wanted is None or wanted == self.dataset.preprocessing:
             return self.dataset.inputs(positions)
         assert not self.dataset.files, "files are read for the network"
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(available_cores()) as pool:
             stored = (self.dataset.images[position] for position in positions)
             return np.stack(list(pool.map(lambda image: to_array(image, wanted), stored)))
 

@@ -22,6 +22,7 @@ from typing import Self
 import numpy as np
 
 from imgclf.card import Preprocessing
+from imgclf.cores import available_cores
 from imgclf.data.decode import Batch, Decoded, decode_batch, outcome_from_json
 from imgclf.errors import ImgclfError, some_of
 from imgclf.own_process import can_start_python, how_it_ended, start_python
@@ -50,7 +51,7 @@ def decode_files(
     """
     height, width = preprocessing.resize_height, preprocessing.resize_width
     stored = Preprocessing.identity(height, width, preprocessing.channels)
-    cores = os.cpu_count() or 1
+    cores = available_cores()
     most = min(_BATCH_FILES, _BATCH_BYTES // (height * width * stored.channels))
     # Few files are dealt out evenly.
     size = max(1, min(most, math.ceil(len(files) / (4 * cores))))

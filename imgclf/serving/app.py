@@ -14,10 +14,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from imgclf import __version__
 from imgclf.errors import ImgclfError
 from imgclf.serving.connections import check_place
+from imgclf.serving.deadline import Deadline
 from imgclf.serving.engine import Engine
 from imgclf.serving.errors import RequestError
 from imgclf.serving.gate import Gate
@@ -25,6 +27,7 @@ from imgclf.serving.images import images_router
 from imgclf.serving.keys import KeyCheck, key_check, read_keys
 from imgclf.serving.loading import model_in_service
 from imgclf.serving.measured import Measures, log
+from imgclf.serving.protocol import HEADER_LENGTH
 from imgclf.serving.served_model import ServedModel
 from imgclf.serving.settings import ServerSettings
 from imgclf.serving.v2 import health_router, v2_router
@@ -71,14 +74,17 @@ def create_app(settings: ServerSettings, give_up: Callable[[str], None]) -> Gate
     app.include_router(images_router(engine), dependencies=guards)
     _add_pages(app, engine, measures, check_key)
     _add_errors(app)
+    answering: ASGIApp = Deadline(app, settings.timeout)
     if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
+        # Around all that answers: pages must be able to read errors as well.
+        answering = CORSMiddleware(
+            answering,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After", HEADER_LENGTH],
         )
-    return Gate(app, measures, settings.timeout)
+    return Gate(answering, measures)
 
 
 def _add_pages(app: FastAPI, engine: Engine, measures: Measures, check_key: KeyCheck) -> None:

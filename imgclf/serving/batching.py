@@ -1,7 +1,7 @@
 """Requests that wait together are answered together.
 
 A batch is what waits when the session is free: a lone request never waits for company, and under
-load batches grow by themselves.
+load batches grow by themselves. How much may wait is for whoever submits to say.
 """
 
 import asyncio
@@ -14,15 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from imgclf.serving.errors import RequestError
-
 Answers = tuple[NDArray[np.float32], NDArray[np.float32]]
 Run = Callable[[NDArray[np.uint8]], Answers]
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """Images of one request, and where their answers go."""
+    """Images of one request, as many as one call takes at most, and where their answers go."""
 
     run: Run
     images: NDArray[np.uint8]
@@ -31,22 +29,24 @@ class _Waiting:
 
 
 class Batcher:
-    """A bounded queue in front of a model, emptied a batch at a time by one thread.
+    """A queue in front of a model, emptied a batch at a time by one thread.
 
     Args:
-        max_batch: images in a batch; a request with more is a batch of its own.
-        max_queue: images that may wait; a request past it is refused.
-        observe: is told each batch's size and how long its first request waited, in seconds.
+        max_batch: images in one call of the model.
+        observe_batch: is told how many images each call answers.
+        observe_wait: is told how long what a call answers has waited, in seconds: of each request.
     """
 
     def __init__(
-        self, max_batch: int, max_queue: int, observe: Callable[[int, float], None]
+        self,
+        max_batch: int,
+        observe_batch: Callable[[int], None],
+        observe_wait: Callable[[float], None],
     ) -> None:
         self._max_batch = max_batch
-        self._max_queue = max_queue
-        self._observe = observe
+        self._observe_batch = observe_batch
+        self._observe_wait = observe_wait
         self._queue: deque[_Waiting] = deque()
-        self._queued_images = 0
         self._worker: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "imgclf-run")
 
@@ -55,37 +55,43 @@ class Batcher:
 
         Args:
             run: the model that was there when the request came: all of it is answered by one.
-            images: uint8 [n, height, width, channels].
+            images: uint8 [n, height, width, channels]; n is at least 1.
 
         Returns:
             logits and probabilities, float32 [n, classes].
-
-        Raises:
-            RequestError: too many images wait already.
         """
-        # However small the queue, one request is taken where none waits.
-        if self._queue and self._queued_images + len(images) > self._max_queue:
-            raise RequestError(429, "too many images wait already; try again later", retry_after=1)
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(run, images, loop.create_future(), time.perf_counter())
-        self._queue.append(waiting)
-        self._queued_images += len(images)
-        if self._worker is None or self._worker.done():
-            self._worker = loop.create_task(self._work())
-        return await waiting.answers
+        if len(images) <= self._max_batch:
+            return await self._answers(run, images)
+        # The next part queues once this one is answered: what came meanwhile stands before it.
+        parts = [
+            await self._answers(run, images[start : start + self._max_batch])
+            for start in range(0, len(images), self._max_batch)
+        ]
+        logits, probabilities = zip(*parts, strict=True)
+        return np.concatenate(logits), np.concatenate(probabilities)
 
     def close(self) -> None:
         """End the thread; nothing must wait any more."""
         self._thread.shutdown()
 
+    async def _answers(self, run: Run, images: NDArray[np.uint8]) -> Answers:
+        """Queue images for one call."""
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(run, images, loop.create_future(), time.perf_counter())
+        self._queue.append(waiting)
+        if self._worker is None or self._worker.done():
+            self._worker = loop.create_task(self._work())
+        return await waiting.answers
+
     async def _work(self) -> None:
         """Answer batch after batch until nothing waits."""
         loop = asyncio.get_running_loop()
         while batch := self._next_batch():
-            self._observe(
-                sum(len(one.images) for one in batch), time.perf_counter() - batch[0].since
-            )
+            now = time.perf_counter()
+            for one in batch:
+                self._observe_wait(now - one.since)
             images = [one.images for one in batch]
+            self._observe_batch(sum(map(len, images)))
             try:
                 joined = images[0] if len(images) == 1 else np.concatenate(images)
                 answers = await loop.run_in_executor(self._thread, batch[0].run, joined)
@@ -112,7 +118,6 @@ class Batcher:
             if other_model or (batch and images + len(first.images) > self._max_batch):
                 break
             self._queue.popleft()
-            self._queued_images -= len(first.images)
             if not first.answers.done():
                 batch.append(first)
                 images += len(first.images)

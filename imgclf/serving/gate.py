@@ -1,12 +1,8 @@
-"""What every request passes: its id, its time limit, its log line, its figures, safe headers."""
+"""What every request passes: its id, its log line, its figures, safe headers."""
 
-import asyncio
-import json
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -32,13 +28,11 @@ class Gate:
     Args:
         app: the application.
         measures: receives figures.
-        timeout: seconds that a request may take.
     """
 
-    def __init__(self, app: ASGIApp, measures: Measures, timeout: float) -> None:
+    def __init__(self, app: ASGIApp, measures: Measures) -> None:
         self._app = app
         self._measures = measures
-        self._timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
@@ -60,18 +54,16 @@ class Gate:
             await send(message)
 
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._app(scope, receive, send_safely)
+            await self._app(scope, receive, send_safely)
         except TimeoutError:
             log("timeout", logging.WARNING, id=request_id, path=scope["path"])
-            if not status:
-                message = f"the request took longer than {self._timeout:g} s"
-                await _respond(send_safely, 503, message, {"Retry-After": "1"})
         except ClientDisconnect:
             status = 499  # as nginx logs it; nobody reads it
         except Exception:  # noqa: BLE001 - the client has its answer, the log gets all of it
             _log_exception(request_id, scope["path"])
         finally:
+            # What the server's end cuts off has none; whoever listens for us answers with this.
+            status = status or 500
             seconds = time.perf_counter() - started
             # By its template: names that clients make up must not become figures of their own.
             path = getattr(scope.get("route"), "path", "unknown")
@@ -91,24 +83,6 @@ class Gate:
 def _log_exception(request_id: str, path: str) -> None:
     """Log the exception at hand with its traceback."""
     LOG.exception("exception", extra={"fields": {"id": request_id, "path": path}})
-
-
-async def _respond(
-    send: Send, status: int, message: str, headers: Mapping[str, str] | None = None
-) -> None:
-    """Send an error as JSON."""
-    content = json.dumps({"error": message}).encode()
-    all_headers: Iterable[tuple[str, str]] = (
-        ("content-type", "application/json"),
-        ("content-length", str(len(content))),
-        *((headers or {}).items()),
-    )
-    raw: list[tuple[bytes, bytes]] = [
-        (name.lower().encode(), value.encode()) for name, value in all_headers
-    ]
-    start: dict[str, Any] = {"type": "http.response.start", "status": status, "headers": raw}
-    await send(start)
-    await send({"type": "http.response.body", "body": content})
 
 
 def _request_id(headers: Headers) -> str:

@@ -1,23 +1,30 @@
 """``POST /predict``: image files in, labels out; ``POST /invocations`` as MLflow has it."""
 
+import asyncio
 import time
+from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
 from numpy.typing import NDArray
 from python_multipart.exceptions import FormParserError
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
+from imgclf.card import Preprocessing
 from imgclf.model_file import INPUT, OUTPUTS
-from imgclf.serving.body import read_body
 from imgclf.serving.engine import Engine, Unread
 from imgclf.serving.errors import RequestError
-from imgclf.serving.protocol import as_pixels, read_json
+from imgclf.serving.json_pixels import as_pixels, max_json_bytes, read_json
+from imgclf.serving.protocol import check_number
+from imgclf.serving.served_model import LoadedModel
 
 # Besides image/*; curl's --data-binary says that it sends a form.
 _IMAGE_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+# Of a form, between two of which others have their turn.
+_BYTES_AT_ONCE = 2**16
 _IMAGE_FILE = {"schema": {"type": "string", "format": "binary"}}
 _UPLOAD = {
     "requestBody": {
@@ -55,6 +62,7 @@ _TENSOR = {
 def images_router(engine: Engine) -> APIRouter:
     """Return the routes that take images and answer labels."""
     router = APIRouter(tags=["images"])
+    settings = engine.settings
 
     @router.post("/predict", openapi_extra=_UPLOAD)
     async def predict(
@@ -62,27 +70,17 @@ def images_router(engine: Engine) -> APIRouter:
     ) -> dict[str, Any]:
         """Classify image files: one as the body, or several as multipart/form-data."""
         started = time.perf_counter()
-        named = await _read_files(request, engine)
-        loaded = engine.model()
-        decoded = await engine.decode(loaded, [file for _, file in named])
-        arrays = [pixels for pixels in decoded if not isinstance(pixels, Unread)]
-        if not arrays:
-            first = next(one for one in decoded if isinstance(one, Unread))
-            name = f"{named[0][0]}: " if len(named) > 1 else ""
-            raise RequestError(first.status, f"{name}{first.reason}")
-        _, probabilities = await engine.answer(loaded, np.stack(arrays))
-        read = [
-            name
-            for (name, _), one in zip(named, decoded, strict=True)
-            if not isinstance(one, Unread)
-        ]
-        answers = iter(loaded.predictor.answers(read, probabilities, top_k))
-        predictions = [
-            {"image": name, "error": one.reason}
-            if isinstance(one, Unread)
-            else next(answers).to_dict()
-            for (name, _), one in zip(named, decoded, strict=True)
-        ]
+        is_form = _is_form(request)
+        async with engine.bodies.read(request, settings.max_body) as body:
+            if is_form:
+                named = await _read_form(request.headers, body, settings.max_images)
+            elif body:
+                named = [("image", body)]
+            else:
+                raise RequestError(422, "the body is empty; send an image file")
+            loaded = engine.model()
+            with engine.admitted(len(named)):
+                predictions = await _predict(engine, loaded, named, top_k)
         return {
             "model": engine.served.name,
             "version": loaded.version,
@@ -93,10 +91,13 @@ def images_router(engine: Engine) -> APIRouter:
     @router.post("/invocations", openapi_extra=_TENSOR)
     async def invocations(request: Request) -> dict[str, Any]:
         """Answer pixels as ``mlflow models serve`` does: a client of that can switch."""
-        body = read_json(await read_body(request, engine.settings.max_body))
         loaded = engine.model()
-        pixels = _pixels(body, engine, loaded.card.preprocessing)
-        answers = await engine.answer(loaded, pixels)
+        most, size = settings.max_images, loaded.card.preprocessing
+        limit = min(settings.max_body, max_json_bytes(loaded.card, most))
+        async with engine.bodies.read(request, limit) as body:
+            pixels = await engine.bodies.parse(partial(_parse_pixels, most=most, size=size), body)
+            with engine.admitted(len(pixels)):
+                answers = await engine.answer(loaded, pixels)
         return {
             "predictions": {
                 name: values.tolist() for name, values in zip(OUTPUTS, answers, strict=True)
@@ -106,35 +107,63 @@ def images_router(engine: Engine) -> APIRouter:
     return router
 
 
-async def _read_files(request: Request, engine: Engine) -> list[tuple[str, bytes]]:
-    """Return names and contents of the image files of a request; at least one."""
+async def _predict(
+    engine: Engine, loaded: LoadedModel, named: list[tuple[str, bytes]], top_k: int
+) -> list[dict[str, Any]]:
+    """Return the answers for image files, in order; an error in place of one that is not read.
+
+    Raises:
+        RequestError: none of them is read.
+    """
+    decoded = await engine.decode(loaded, [file for _, file in named])
+    arrays = [pixels for pixels in decoded if not isinstance(pixels, Unread)]
+    if not arrays:
+        first = next(one for one in decoded if isinstance(one, Unread))
+        name = f"{named[0][0]}: " if len(named) > 1 else ""
+        raise RequestError(first.status, f"{name}{first.reason}")
+    _, probabilities = await engine.answer(loaded, np.stack(arrays))
+    pairs = [(name, one) for (name, _), one in zip(named, decoded, strict=True)]
+    read = [name for name, one in pairs if not isinstance(one, Unread)]
+    answers = iter(loaded.predictor.answers(read, probabilities, top_k))
+    return [
+        {"image": name, "error": one.reason} if isinstance(one, Unread) else next(answers).to_dict()
+        for name, one in pairs
+    ]
+
+
+def _is_form(request: Request) -> bool:
+    """Tell whether a request says that it is a form; else it must be an image."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _read_form(request, engine)
+        return True
     if kind not in _IMAGE_TYPES and not kind.startswith("image/"):
         raise RequestError(
             415, f"Content-Type {kind!r:.80}; send an image file, or several as multipart/form-data"
         )
-    body = await read_body(request, engine.settings.max_body)
-    if not body:
-        raise RequestError(422, "the body is empty; send an image file")
-    return [("image", body)]
+    return False
 
 
-async def _read_form(request: Request, engine: Engine) -> list[tuple[str, bytes]]:
-    # Starlette reads a form from the body, once that is here; so the limits are the same.
-    request._body = await read_body(request, engine.settings.max_body)
-    most = engine.settings.max_images
+async def _read_form(headers: Headers, body: bytes, most: int) -> list[tuple[str, bytes]]:
+    """Return names and contents of the image files of a form; at least one."""
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        for start in range(0, len(body), _BYTES_AT_ONCE):
+            yield body[start : start + _BYTES_AT_ONCE]
+            await asyncio.sleep(0)
+
     try:
-        async with request.form(max_files=most, max_fields=most) as form:
-            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-            named = [(_name(file, f"#{n}"), await file.read()) for n, file in enumerate(files)]
+        form = await MultiPartParser(headers, pieces(), max_files=most, max_fields=most).parse()
     # UnicodeError: the client has named an encoding that there is, and that reads nothing.
-    except (HTTPException, FormParserError, UnicodeError) as error:
-        reason = str(getattr(error, "detail", error))
+    except (MultiPartException, FormParserError, UnicodeError) as error:
+        reason = str(getattr(error, "message", error))
         # Starlette tells only in words that there are more than it was to read.
         status = 413 if reason.startswith("Too many") else 400
         raise RequestError(status, f"the form cannot be read: {reason}") from error
+    try:
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        named = [(_name(file, f"#{n}"), await file.read()) for n, file in enumerate(files)]
+    finally:
+        await form.close()
     if not named:
         raise RequestError(422, "the form holds no files")
     return named
@@ -145,8 +174,9 @@ def _name(file: UploadFile, otherwise: str) -> str:
     return (file.filename or otherwise).encode("utf-8", "replace").decode()
 
 
-def _pixels(body: Any, engine: Engine, size: Any) -> NDArray[np.uint8]:
+def _parse_pixels(content: bytes, most: int, size: Preprocessing) -> NDArray[np.uint8]:
     """Read MLflow's ``inputs`` or ``instances``."""
+    body = read_json(content)
     found = [body[key] for key in ("inputs", "instances") if isinstance(body, dict) and key in body]
     if len(found) != 1:
         raise RequestError(400, "give the pixels under 'inputs' or under 'instances'")
@@ -161,8 +191,5 @@ def _pixels(body: Any, engine: Engine, size: Any) -> NDArray[np.uint8]:
         data = [row[INPUT] for row in data]
     if not isinstance(data, list) or not data:
         raise RequestError(422, "the pixels must be a list of images")
-    most = engine.settings.max_images
-    if len(data) > most:
-        raise RequestError(413, f"{len(data)} images in one request; the limit is {most}")
-    shape = (len(data), size.height, size.width, size.channels)
-    return as_pixels(data, shape)
+    check_number(len(data), most)
+    return as_pixels(data, (len(data), size.height, size.width, size.channels))

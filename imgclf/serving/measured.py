@@ -38,14 +38,10 @@ class Measures:
             "imgclf_batch_images", "Images answered together.", buckets=_BATCHES, registry=own
         )
         self.queue_seconds = Histogram(
-            "imgclf_queue_seconds", "How long the first request of a batch has waited.",
+            "imgclf_queue_seconds",
+            "How long each request has waited for the model; a large one again for each batch.",
             buckets=_SECONDS, registry=own,
         )  # fmt: skip
-
-    def observe_batch(self, images: int, waited: float) -> None:
-        """Count a batch."""
-        self.batch_images.observe(images)
-        self.queue_seconds.observe(waited)
 
     def text(self) -> bytes:
         """Return all figures in Prometheus' own format."""

@@ -5,10 +5,8 @@ The protocol: https://kserve.github.io/website/docs/concepts/architecture/data-p
 """
 
 import json
-import math
 import struct
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +15,9 @@ from numpy.typing import NDArray
 
 from imgclf.card import ModelCard
 from imgclf.model_file import INPUT, OUTPUTS
+from imgclf.serving.body import too_large
 from imgclf.serving.errors import RequestError
+from imgclf.serving.json_pixels import as_pixels, max_json_bytes, read_json
 
 EXTENSIONS = ("binary_tensor_data",)
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -60,6 +60,16 @@ def describe_model(name: str, version: str, card: ModelCard) -> dict[str, Any]:
     }
 
 
+def check_number(images: int, most: int) -> None:
+    """Check how many images a request has.
+
+    Raises:
+        RequestError: they are too many.
+    """
+    if images > most:
+        raise RequestError(413, f"{images} images in one request; the limit is {most}")
+
+
 def parse_request(
     body: bytes, header_length: str | None, card: ModelCard, max_images: int
 ) -> InferRequest:
@@ -75,12 +85,14 @@ def parse_request(
         RequestError: it is no such request.
     """
     length = _header_length(header_length, len(body))
+    limit = max_json_bytes(card, max_images)
+    if length > limit:
+        raise too_large("the JSON", limit)
     header = _json_object(body[:length])
     tensor = _only_input(header)
     parameters = _object(tensor.get("parameters", {}), "the parameters of the input")
     shape = _shape(tensor.get("shape"))
-    if shape[0] > max_images:
-        raise RequestError(413, f"{shape[0]} images in one request; the limit is {max_images}")
+    check_number(shape[0], max_images)
     binary = _binary_data(parameters, memoryview(body)[length:])
     datatype = tensor.get("datatype")
     images: NDArray[np.uint8] | list[bytes]
@@ -142,18 +154,6 @@ def _header_length(text: str | None, body_length: int) -> int:
     return int(text)
 
 
-def read_json(content: bytes) -> Any:
-    """Read a JSON text.
-
-    Raises:
-        RequestError: it is none.
-    """
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"the body is no JSON: {error}") from error
-
-
 def _json_object(content: bytes) -> dict[str, Any]:
     return _object(read_json(content), "the request")
 
@@ -209,26 +209,6 @@ def _pixels(
             raise RequestError(400, f"{len(binary)} bytes for a shape of {np.prod(shape)} pixels")
         return np.frombuffer(binary, np.uint8).reshape(shape)
     return as_pixels(tensor.get("data"), shape)
-
-
-def as_pixels(data: Any, shape: Sequence[int]) -> NDArray[np.uint8]:
-    """Make pixels of nested or flat lists of whole numbers from 0 to 255.
-
-    Raises:
-        RequestError: they are something else, or not as many as ``shape`` says.
-    """
-    # As objects: of text, NumPy would make an array as wide as its longest string.
-    values = np.array(data, dtype=object)
-    count = math.prod(shape)
-    if values.size != count:
-        raise RequestError(422, f"there must be {count} numbers, in lists of equal length")
-    if set(map(type, values.flat)) <= {int, float}:
-        with suppress(OverflowError):
-            numbers = values.astype(np.float64).reshape(shape)
-            pixels = np.clip(np.nan_to_num(numbers), 0, 255).astype(np.uint8)
-            if (pixels == numbers).all():
-                return pixels
-    raise RequestError(422, "pixels must be whole numbers from 0 to 255")
 
 
 def _files(tensor: dict[str, Any], shape: list[int], binary: memoryview | None) -> list[bytes]:

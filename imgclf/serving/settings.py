@@ -22,8 +22,9 @@ class ServerSettings:
         max_body_mb: largest request, in MiB, and largest request once decompressed.
         max_pixels: largest image.
         max_images: images in a request.
-        max_batch: images that are answered together.
-        max_queue: images that may wait; past it a request is refused.
+        max_batch: images in one call of the model; a larger request takes several.
+        max_queue: images in a process that are decoded, wait or are answered; a request past it is
+            refused, unless there are none.
         timeout: seconds that a request may take, its reading included.
         api_key_file: holds one key a line; empty: no key is asked for.
         cors_origins: web pages from there may call; none unless named.

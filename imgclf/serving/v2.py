@@ -1,5 +1,6 @@
 """The routes of the Open Inference Protocol v2."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,11 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
 from imgclf import __version__
-from imgclf.model_file import OUTPUTS
-from imgclf.serving.body import compress, read_body
+from imgclf.model_file import INPUT, OUTPUTS
+from imgclf.serving.body import compress
 from imgclf.serving.engine import Engine, Unread
 from imgclf.serving.errors import RequestError
+from imgclf.serving.json_pixels import max_json_bytes
 from imgclf.serving.protocol import (
     EXTENSIONS,
     HEADER_LENGTH,
@@ -21,6 +23,31 @@ from imgclf.serving.protocol import (
 )
 from imgclf.serving.served_model import LoadedModel
 
+_FLAGS = {"type": "object", "properties": {"binary_data": {"type": "boolean"}}}
+_INPUT = {
+    "type": "object",
+    "required": ["name", "datatype", "shape"],
+    "properties": {
+        "name": {"const": INPUT},
+        "datatype": {"enum": ["UINT8", "BYTES"]},
+        "shape": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 1},
+            "minItems": 1,
+            "maxItems": 4,
+        },
+        "data": {"type": "array", "description": "Pixels 0 to 255, flat or nested."},
+        "parameters": {
+            "type": "object",
+            "properties": {"binary_data_size": {"type": "integer", "minimum": 0}},
+        },
+    },
+}
+_OUTPUT = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {"name": {"enum": list(OUTPUTS)}, "parameters": _FLAGS},
+}
 _BODY = {
     "requestBody": {
         "required": True,
@@ -31,9 +58,17 @@ _BODY = {
                     "required": ["inputs"],
                     "properties": {
                         "id": {"type": "string"},
-                        "inputs": {"type": "array", "items": {"type": "object"}},
-                        "outputs": {"type": "array", "items": {"type": "object"}},
-                        "parameters": {"type": "object"},
+                        "inputs": {
+                            "type": "array",
+                            "items": _INPUT,
+                            "minItems": 1,
+                            "maxItems": 1,
+                        },
+                        "outputs": {"type": "array", "items": _OUTPUT},
+                        "parameters": {
+                            "type": "object",
+                            "properties": {"binary_data_output": {"type": "boolean"}},
+                        },
                     },
                 }
             },
@@ -72,11 +107,19 @@ def v2_router(engine: Engine) -> APIRouter:
 
     async def respond(request: Request, name: str, version: str) -> Response:
         loaded = _find(engine, name, version)
-        body = await read_body(request, engine.settings.max_body)
+        card, settings = loaded.card, engine.settings
         length = request.headers.get(HEADER_LENGTH)
-        asked = parse_request(body, length, loaded.card, engine.settings.max_images)
-        pixels = await _pixels(engine, loaded, asked)
-        answers = await engine.answer(loaded, pixels)
+        limit = settings.max_body
+        if length is None:
+            limit = min(limit, max_json_bytes(card, settings.max_images))
+        async with engine.bodies.read(request, limit) as body:
+            parser = partial(
+                parse_request, header_length=length, card=card, max_images=settings.max_images
+            )
+            asked = await engine.bodies.parse(parser, body)
+            with engine.admitted(len(asked.images)):
+                pixels = await _pixels(engine, loaded, asked)
+                answers = await engine.answer(loaded, pixels)
         content, header_length = build_response(
             name, loaded.version, asked, dict(zip(OUTPUTS, answers, strict=True))
         )

@@ -17,6 +17,7 @@ from asgi import ask, never, running, until_ready
 from imgclf.serving.app import create_app
 from imgclf.serving.served_model import LoadedModel, ServedModel
 from imgclf.serving.settings import ServerSettings
+from in_process import Exchange, ask, never, running, until_ready
 from server_process import EXAMPLE, REFERENCE, Server
 
 ORIGIN = "https://pages.example"
@@ -215,6 +216,37 @@ def test_a_model_that_does_not_prove_itself_is_given_up(tmp_path: Path):
 
     asyncio.run(asyncio.wait_for(work(), 30))
     assert reasons[0].startswith("Cannot open the model")
+
+
+def test_a_named_origin_may_read_every_error_and_the_headers_that_explain_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def fail(*_: object) -> None:
+        raise ValueError
+
+    async def work() -> None:
+        settings = ServerSettings(str(REFERENCE), cors_origins=(ORIGIN,), timeout=2)
+        app = create_app(settings, never)
+        async with running(app):
+            await until_ready(app)
+            slow = Exchange(app, "POST", "/predict", {"Origin": ORIGIN})
+            answers = [
+                await ask(app, method, path, b"x", {"Origin": ORIGIN})
+                for method, path in (("POST", "/predict"), ("GET", "/nothing"), ("HEAD", "/model"))
+            ]
+            monkeypatch.setattr("imgclf.serving.engine.to_array", fail)
+            answers.append(await ask(app, "POST", "/predict", b"x", {"Origin": ORIGIN}))
+            await slow.task
+            answers.append((slow.status, slow.headers, slow.json()))
+        assert [status for status, _, _ in answers] == [415, 404, 405, 500, 503]
+        for _, headers, _ in answers:
+            assert headers["access-control-allow-origin"] == ORIGIN
+            exposed = headers["access-control-expose-headers"].split(", ")
+            assert {"X-Request-ID", "Retry-After", "Inference-Header-Content-Length"} == {*exposed}
+            assert headers["x-request-id"]
+            assert headers["x-frame-options"] == "DENY"
+
+    asyncio.run(work())
 
 
 @pytest.mark.parametrize("error", [ValueError("a secret"), RuntimeError("another secret")])

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 from imgclf.predict import Predictor
 from imgclf.preprocess import to_array
 from imgclf.serving.batching import Answers, Batcher
-from imgclf.serving.errors import RequestError
 
 
 class Model:
@@ -20,18 +20,22 @@ class Model:
 
     def __init__(self, offset: int = 0) -> None:
         self.offset = offset
-        self.sizes: list[int] = []
+        self.batches: list[list[int]] = []
         self.free = threading.Event()
         self.free.set()
         self.failures: list[Exception] = []
 
     def run(self, images: NDArray[np.uint8]) -> Answers:
+        self.batches.append(images[:, 0, 0, 0].tolist())
         assert self.free.wait(30)
-        self.sizes.append(len(images))
         if self.failures:
             raise self.failures.pop()
         values = images[:, :1, 0, 0].astype(np.float32) + self.offset
         return values, -values
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(batch) for batch in self.batches]
 
 
 def images(*firsts: int) -> NDArray[np.uint8]:
@@ -41,11 +45,11 @@ def images(*firsts: int) -> NDArray[np.uint8]:
 def with_batcher(
     work: Callable[[Batcher], Coroutine[Any, Any, None]],
     max_batch: int = 4,
-    max_queue: int = 100,
-    observe: Callable[[int, float], None] = lambda size, waited: None,
+    observe_batch: Callable[[int], None] = lambda images: None,
+    observe_wait: Callable[[float], None] = lambda seconds: None,
 ) -> None:
     async def run() -> None:
-        batcher = Batcher(max_batch, max_queue, observe)
+        batcher = Batcher(max_batch, observe_batch, observe_wait)
         try:
             async with asyncio.timeout(30):
                 await work(batcher)
@@ -83,7 +87,7 @@ def test_answers_under_load_equal_the_single_answers(reference: Predictor, files
                 assert values.shape == expected.shape
                 np.testing.assert_allclose(values, expected, atol=1e-5)
 
-    with_batcher(work, max_batch=8, max_queue=1000, observe=lambda size, _: batches.append(size))
+    with_batcher(work, max_batch=8, observe_batch=batches.append)
     assert sum(batches) == sum(sizes)
     assert max(batches) == 8
     assert len(batches) < len(requests) / 2
@@ -99,8 +103,8 @@ def test_what_waits_is_answered_together_but_never_more_than_allowed():
         await asyncio.sleep(0)
         model.free.set()
         answers = await asyncio.gather(*tasks)
-        # The one with ten images is larger than a batch: it is one of its own.
-        assert model.sizes == [1, 3, 2, 3, 10, 1]
+        # The one with ten images is larger than a batch: the last one is answered in between.
+        assert model.sizes == [1, 3, 2, 3, 4, 1, 4, 2]
         found = [values[:, 0].tolist() for values, _ in answers]
         assert found == [[200], [1, 2], [3], [4, 5], [6, 7, 8], list(range(10, 20)), [9]]
         assert [(-negative[:, 0]).tolist() for _, negative in answers] == found
@@ -108,46 +112,82 @@ def test_what_waits_is_answered_together_but_never_more_than_allowed():
     with_batcher(work)
 
 
-def test_a_lone_request_does_not_wait_for_company():
-    observed: list[tuple[int, float]] = []
-
-    async def work(batcher: Batcher) -> None:
-        for _ in range(3):
-            await batcher.submit(Model().run, images(1))
-
-    with_batcher(work, observe=lambda size, waited: observed.append((size, waited)))
-    assert [size for size, _ in observed] == [1, 1, 1]
-    assert all(waited >= 0 for _, waited in observed)
-
-
-def test_a_full_queue_refuses_and_recovers():
+def test_a_large_request_is_answered_in_batches_and_lets_others_in_between():
     async def work(batcher: Batcher) -> None:
         model = Model()
         first = await held(batcher, model)
-        waiting = [submit(batcher, model, 1, 2), submit(batcher, model, 3)]
+        large = submit(batcher, model, *range(10))
         await asyncio.sleep(0)
-        with pytest.raises(RequestError) as caught:
-            await batcher.submit(model.run, images(4))
-        assert caught.value.status == 429
-        assert caught.value.retry_after == 1
+        others = [submit(batcher, model, number) for number in (100, 101, 102)]
+        await asyncio.sleep(0)
         model.free.set()
-        answers = await asyncio.gather(first, *waiting)
-        assert [values[:, 0].tolist() for values, _ in answers] == [[200], [1, 2], [3]]
-        values, _ = await batcher.submit(model.run, images(4))
-        assert values[:, 0].tolist() == [4]
+        values, negative = await large
+        assert values[:, 0].tolist() == (-negative[:, 0]).tolist() == list(range(10))
+        await asyncio.gather(first, *others)
+        assert model.batches == [[200], [0, 1, 2, 3], [100, 101, 102], [4, 5, 6, 7], [8, 9]]
 
-    with_batcher(work, max_queue=3)
+    with_batcher(work)
 
 
-def test_an_empty_queue_takes_a_request_that_is_larger_than_it():
+def test_of_a_large_request_that_is_given_up_no_other_batch_is_run():
     async def work(batcher: Batcher) -> None:
-        values, _ = await batcher.submit(Model().run, images(1, 2, 3))
-        assert values[:, 0].tolist() == [1, 2, 3]
+        model = Model()
+        model.free.clear()
+        large = submit(batcher, model, *range(12))
+        while not model.batches:
+            await asyncio.sleep(0.01)
+        large.cancel()
+        await asyncio.sleep(0)
+        model.free.set()
+        assert (await batcher.submit(model.run, images(200)))[0][0, 0] == 200
+        assert model.batches == [[0, 1, 2, 3], [200]]
 
-    with_batcher(work, max_batch=2, max_queue=1)
+    with_batcher(work)
 
 
-def test_cancelled_requests_disturb_nobody_and_leave_the_queue():
+def test_a_lone_request_does_not_wait_for_company(monkeypatch: pytest.MonkeyPatch):
+    timers: list[float] = []
+
+    async def work(batcher: Batcher) -> None:
+        loop = asyncio.get_running_loop()
+        call_at = loop.call_at
+
+        def recorded(when: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
+            timers.append(when - loop.time())
+            return call_at(when, *arguments, **options)
+
+        monkeypatch.setattr(loop, "call_at", recorded)
+        # Whatever waits for a time sets a timer.
+        await asyncio.sleep(0.001)
+        assert len(timers) == 1
+        assert (await batcher.submit(Model().run, images(7)))[0][0, 0] == 7
+        assert len(timers) == 1
+
+    with_batcher(work)
+
+
+def test_the_wait_of_each_request_is_observed(monkeypatch: pytest.MonkeyPatch):
+    clock, waits = SimpleNamespace(now=0.0), []
+    monkeypatch.setattr(
+        "imgclf.serving.batching.time", SimpleNamespace(perf_counter=lambda: clock.now)
+    )
+
+    async def work(batcher: Batcher) -> None:
+        model = Model()
+        tasks = [await held(batcher, model)]
+        for clock.now in (1.0, 3.0):
+            tasks.append(submit(batcher, model, 1))
+            await asyncio.sleep(0)
+        clock.now = 7.0
+        model.free.set()
+        await asyncio.gather(*tasks)
+        assert model.sizes == [1, 2]
+
+    with_batcher(work, observe_wait=waits.append)
+    assert waits == [0, 6, 4]
+
+
+def test_cancelled_requests_disturb_nobody_and_are_not_run():
     async def work(batcher: Batcher) -> None:
         model = Model()
         first = await held(batcher, model)
@@ -160,12 +200,9 @@ def test_cancelled_requests_disturb_nobody_and_leave_the_queue():
         assert (await tasks[1])[0][0, 0] == 1
         assert (await tasks[3])[0][0, 0] == 3
         # The one that was being answered could not be stopped; the others were not asked.
-        assert model.sizes == [1, 2]
-        for number in range(8):
-            values, _ = await batcher.submit(model.run, images(number))
-            assert values[0, 0] == number
+        assert model.batches == [[200], [1, 3]]
 
-    with_batcher(work, max_queue=4)
+    with_batcher(work)
 
 
 def test_a_failure_reaches_every_request_of_its_batch_and_no_other():

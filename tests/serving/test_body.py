@@ -1,15 +1,22 @@
-"""Compressed bodies: read up to a limit, refused beyond it, and never believed."""
+"""Bodies: read up to a limit, one and all together; compressed ones are never believed."""
 
+import asyncio
 import gzip
+import json
+import threading
 import tracemalloc
 import zlib
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.requests import ClientDisconnect, Request
 
-from imgclf.serving.body import compress, decompress
+from imgclf.serving.body import LARGE, Bodies, compress, decompress
 from imgclf.serving.errors import RequestError
+from imgclf.serving.protocol import read_json
 
 LIMIT = 100_000
 WRITERS = {"gzip": gzip.compress, "deflate": zlib.compress}
@@ -98,3 +105,127 @@ def test_an_answer_stays_plain_where_no_compression_is_accepted(accepted: str):
 
 def test_a_short_answer_stays_plain():
     assert compress(b"short", "gzip") == (b"short", {"Vary": "Accept-Encoding"})
+
+
+# --- Bodies together
+
+
+def request_of(*chunks: bytes | None, encoding: str = "identity") -> Request:
+    """A request whose body comes in chunks; the client goes where one is None."""
+    waiting = list(chunks)
+
+    async def receive() -> dict[str, Any]:
+        chunk = waiting.pop(0)
+        if chunk is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": chunk, "more_body": bool(waiting)}
+
+    headers = [(b"content-encoding", encoding.encode())]
+    return Request({"type": "http", "headers": headers}, receive)
+
+
+def with_bodies(most: int, work: Callable[[Bodies], Coroutine[Any, Any, None]]) -> None:
+    async def run() -> None:
+        bodies = Bodies(most)
+        try:
+            async with asyncio.timeout(60):
+                await work(bodies)
+        finally:
+            bodies.close()
+
+    asyncio.run(run())
+
+
+async def size_of(bodies: Bodies, request: Request, max_bytes: int = LIMIT) -> int:
+    async with bodies.read(request, max_bytes) as body:
+        return len(body)
+
+
+async def refusal_of(
+    bodies: Bodies, request: Request, max_bytes: int = LIMIT
+) -> tuple[int, int | None]:
+    with pytest.raises(RequestError) as caught:
+        await size_of(bodies, request, max_bytes)
+    return caught.value.status, caught.value.retry_after
+
+
+def test_bytes_of_all_requests_count_until_they_end():
+    async def work(bodies: Bodies) -> None:
+        async with bodies.read(request_of(bytes(40), bytes(20)), LIMIT) as body:
+            assert body == bytes(60)
+            assert await refusal_of(bodies, request_of(bytes(20), bytes(21))) == (503, 1)
+            assert await size_of(bodies, request_of(bytes(40))) == 40
+            assert await size_of(bodies, request_of(bytes(40))) == 40
+        assert await size_of(bodies, request_of(bytes(100))) == 100
+
+    with_bodies(100, work)
+
+
+def test_bytes_of_requests_that_fail_count_no_longer():
+    async def work(bodies: Bodies) -> None:
+        for _ in range(3):
+            assert await refusal_of(bodies, request_of(bytes(60), bytes(1)), 60) == (413, None)
+            with pytest.raises(ClientDisconnect):
+                await size_of(bodies, request_of(bytes(60), None))
+            with pytest.raises(ValueError):
+                async with bodies.read(request_of(bytes(60)), LIMIT):
+                    raise ValueError
+            assert await refusal_of(bodies, request_of(bytes(60), encoding="br")) == (415, None)
+        assert await size_of(bodies, request_of(bytes(100))) == 100
+
+    with_bodies(100, work)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_compressed_bodies_count_by_what_comes_out(encoding: str):
+    content = WRITERS[encoding](bytes(1000))
+    assert len(content) < 100
+
+    async def work(bodies: Bodies) -> None:
+        async with bodies.read(request_of(content, encoding=encoding.upper()), LIMIT) as body:
+            assert body == bytes(1000)
+            assert await refusal_of(bodies, request_of(content, encoding=encoding)) == (503, 1)
+        assert await refusal_of(bodies, request_of(content, encoding=encoding), 999) == (413, None)
+        assert await size_of(bodies, request_of(content, encoding=encoding), 1000) == 1000
+
+    with_bodies(1200, work)
+
+
+def test_a_large_body_is_parsed_beside_the_loop_and_a_small_one_at_once():
+    threads = []
+
+    def parse(body: bytes) -> int:
+        threads.append(threading.current_thread())
+        if not body[0]:
+            raise RequestError(400, "it is no such thing")
+        return len(body)
+
+    async def work(bodies: Bodies) -> None:
+        for size in (LARGE, LARGE + 1):
+            assert await bodies.parse(parse, b"x" * size) == size
+            with pytest.raises(RequestError, match="it is no such thing"):
+                await bodies.parse(parse, bytes(size))
+
+    with_bodies(1, work)
+    assert [thread is threading.main_thread() for thread in threads] == [True, True, False, False]
+
+
+def test_others_are_answered_while_a_large_json_is_parsed():
+    """Turns of the loop are counted: it would have next to none beside a parser all in C."""
+    numbers = [200, 1.5] * 500_000
+    content = json.dumps({"inputs": numbers}).encode()
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0.001)
+            turns += 1
+
+    async def work(bodies: Bodies) -> None:
+        turning = asyncio.create_task(turn())
+        assert await bodies.parse(read_json, content) == {"inputs": numbers}
+        turning.cancel()
+
+    with_bodies(1, work)
+    assert turns > 10

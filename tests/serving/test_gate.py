@@ -1,9 +1,15 @@
 """What every request leaves behind: its id, its line in the log, its figures."""
 
+import asyncio
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import Receive, Scope, Send
 
+from imgclf.serving.gate import Gate
+from imgclf.serving.measured import Measures
+from in_process import Exchange
 from server_process import IMAGE, Server, figures, slow_request, until
 
 
@@ -40,9 +46,12 @@ def test_each_request_is_a_line_of_json_and_health_is_none(server: Server):
 
 
 def test_a_client_that_goes_is_logged_and_disturbs_nobody(server: Server):
+    counted = ("imgclf_requests_total", "499", "/predict")
+    before = figures(server).get(counted, 0)
     with slow_request(server):
         pass
     until(lambda: any(entry.get("status") == 499 for entry in server.log))
+    until(lambda: figures(server).get(counted, 0) == before + 1)
     assert server.post("/predict", IMAGE).status_code == 200
 
 
@@ -72,3 +81,27 @@ def test_figures_count_requests_by_path_and_code_and_have_histograms(server: Ser
     assert more("imgclf_batch_images_sum") == 2
     assert more("imgclf_batch_images_bucket", "1.0") == more("imgclf_batch_images_count") == 2
     assert more("imgclf_queue_seconds_count") == 2
+
+
+def test_a_request_that_the_servers_end_cuts_off_is_counted_as_a_failure():
+    async def never_answers(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+    measures = Measures(shared=False)
+
+    async def work() -> None:
+        exchange = Exchange(Gate(never_answers, measures), "GET", "/")
+        await asyncio.sleep(0)
+        exchange.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await exchange.task
+
+    asyncio.run(work())
+    families = text_string_to_metric_families(measures.text().decode())
+    codes = {
+        sample.labels["code"]: sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "imgclf_requests_total"
+    }
+    assert codes == {"500": 1}

@@ -12,7 +12,7 @@ import requests
 from image_files import encode, png, textured_photo
 from imgclf.predict import Predictor
 from imgclf.preprocess import to_array
-from server_process import EXAMPLE, REFERENCE, Server
+from server_process import EXAMPLE, REFERENCE, Server, figures
 
 CURL = "application/x-www-form-urlencoded"
 
@@ -208,6 +208,40 @@ def test_what_is_not_there_is_said_in_the_same_form(
     error_of(response)
 
 
+@pytest.mark.parametrize(
+    ("path", "others"),
+    [("/predict", "POST"), ("/v2/models/digits/infer", "POST"), ("/v2/health/live", "GET")],
+)
+def test_head_is_refused_where_there_is_none(server: Server, path: str, others: str):
+    response = requests.head(server.url + path, timeout=30)
+    assert response.status_code == 405
+    assert response.headers["Allow"] == others
+    assert response.headers["X-Request-ID"]
+    assert response.content == b""
+
+
+def test_too_large_images_together_are_refused(server: Server):
+    image = encode(np.zeros((300, 300), np.uint8), "PNG")
+    allowed = server.post("/predict", files=form(*[("a.png", image)] * 4))
+    assert allowed.status_code == 200
+    response = server.post("/predict", files=form(*[("a.png", image)] * 5))
+    assert response.status_code == 413
+    assert error_of(response) == "450,000 pixels in one request; the limit is 400,000"
+
+
+def test_a_form_with_more_images_than_a_batch_is_answered_in_order(
+    reference: Predictor, files: list[bytes]
+):
+    with Server(REFERENCE, "--max-batch", "3") as server:
+        answer = server.post("/predict", files=form(*[("a.png", file) for file in files])).json()
+        for entry, expected in zip(answer["predictions"], reference(files), strict=True):
+            check(entry, expected)
+        found = figures(server)
+        assert found["imgclf_batch_images_sum",] == len(files) == 11
+        assert found["imgclf_batch_images_count",] == 4
+        assert found["imgclf_batch_images_bucket", "4.0"] == 4
+
+
 def test_too_many_waiting_images_are_refused_for_a_while(files: list[bytes]):
     with Server(REFERENCE, "--max-queue", "1", "--max-batch", "1") as server:
         many = form(*[("a.png", files[0])] * 200)
@@ -271,7 +305,6 @@ def test_invocations_answer_as_the_predictor_does(
         (json.dumps({"inputs": [[[[256]] * 8] * 8]}).encode(), 422),
         (json.dumps({"inputs": [[[[float("nan")]] * 8] * 8]}).encode(), 422),
         (json.dumps({"inputs": [0] * 17}).encode(), 413),
-        (b'{"inputs": "' + bytes(2**20) + b'"}', 413),
     ],
 )
 def test_invocations_that_are_none_are_refused(server: Server, content: bytes, status: int):
@@ -279,3 +312,16 @@ def test_invocations_that_are_none_are_refused(server: Server, content: bytes, s
     response = server.post("/invocations", content, headers=headers)
     assert response.status_code == status
     error_of(response)
+
+
+@pytest.mark.parametrize("path", ["/invocations", "/v2/models/digits/infer"])
+def test_json_is_read_as_far_as_the_model_can_take_its_images(server: Server, path: str):
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [16, 8, 8, 1], "data": [255.0] * 1024}
+    whole = {
+        "/invocations": {"inputs": np.full((16, 8, 8, 1), 255.0).tolist()},
+        "/v2/models/digits/infer": {"inputs": [tensor]},
+    }
+    content = json.dumps(whole[path]).encode()
+    # 12 bytes for each pixel of 16 images, and 64 KiB for all else; the body may have a MiB.
+    for length, status in ((12 * 1024 + 65_536, 200), (12 * 1024 + 65_537, 413)):
+        assert server.post(path, content.ljust(length)).status_code == status

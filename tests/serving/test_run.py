@@ -1,6 +1,7 @@
 """A server's life: how it starts, takes up other models, and ends."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -195,7 +196,8 @@ def test_a_changed_file_is_taken_up_by_itself_and_slow_requests_end(model_copy: 
             assert response.status == 503
             assert response.headers["Retry-After"] == "1"
             assert response.headers["X-Request-ID"] == "slow"
-            assert response.read() == b'{"error": "the request took longer than 1 s"}'
+            answer = json.loads(response.read())
+            assert answer == {"error": "the request took longer than 1 s"}
         assert server.wait_for("timeout")["id"] == "slow"
 
         first = server.version()
