@@ -41,15 +41,15 @@ def transparent(kind: str, size: tuple[int, int]) -> Image.Image:
     """An image of each kind that Pillow holds transparency in."""
     if kind in ("RGBA", "LA"):
         return Image.fromarray(noise(*size, 4)).convert(kind)
-    image = Image.fromarray(noise(*size)).convert({"1": "1", "RGB": "RGB"}.get(kind, "L"))
-    if kind.startswith(("P", "palette")):
-        image = Image.fromarray(noise(*size))
-        image.putpalette(bytes(noise(256, 3)))
-        if kind == "PA":
-            return image.convert("PA")
-        image.info["transparency"] = 7 if kind == "P, one colour" else bytes(range(256))
+    image = Image.fromarray(noise(*size))
+    if kind in ("L", "RGB", "1"):
+        image = image.convert(kind)
+        image.info["transparency"] = (7, 7, 7) if kind == "RGB" else 0
         return image
-    image.info["transparency"] = (7, 7, 7) if kind == "RGB" else 0
+    image.putpalette(bytes(noise(256, 3)))
+    if kind == "PA":
+        return image.convert("PA")
+    image.info["transparency"] = 7 if kind == "P, one colour" else bytes(range(256))
     return image
 
 
