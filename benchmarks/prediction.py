@@ -1,24 +1,28 @@
 """The predictor beside bare onnxruntime.
 
-Run:   python benchmarks/prediction.py
-Cost:  about two minutes on two CPU cores.
+Run:   python benchmarks/prediction.py [--processes 9] [--rounds 9] [--seconds 2]
+Cost:  about three minutes on two CPU cores.
 
 "One image": a process of `imgclf predict MODEL IMAGE` over a process of Python that imports
 onnxruntime, NumPy and Pillow, opens a session, decodes the image and runs it; on the reference
-export. "Batches": images a second of `Predictor.run`, and of the predictor called with an array,
-over those of `InferenceSession.run` on the same decoded batches of 32.
+export. "Batches": `Predictor.run`, and the predictor called with an array, over
+`InferenceSession.run` on the same batches of 32, in one and the same session; each round takes
+about --seconds. The ways take turns, every second round backwards, and a ratio is of two times in
+one round.
 """
 
+import math
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import click
 import numpy as np
 import onnxruntime
 from rounds import machine, take_turns
-from served_models import NETWORKS, photographs, write_model
+from served_models import SERVED, Served, inputs, write_model
 
 from imgclf.predict import Predictor
 
@@ -36,9 +40,9 @@ print(session.run(None, {"image": pixels})[1].argmax())
 
 @click.command()
 @click.option("--processes", default=9, help="Processes of each kind.")
-@click.option("--repeats", default=9, help="Rounds of batches.")
-@click.option("--images", "num_images", default=640, help="Images of a round.")
-def main(processes: int, repeats: int, num_images: int) -> None:
+@click.option("--rounds", default=9, help="Rounds of batches.")
+@click.option("--seconds", default=2.0, help="Of a way in a round of batches.")
+def main(processes: int, rounds: int, seconds: float) -> None:
     """Time both and print a table."""
     files = [str(REFERENCE / "model.onnx"), str(REFERENCE / "example.png")]
 
@@ -46,38 +50,51 @@ def main(processes: int, repeats: int, num_images: int) -> None:
         subprocess.run([sys.executable, *command, *files], check=True, stdout=subprocess.PIPE)
 
     ways = {"bare": lambda: start("-c", BARE), "imgclf": lambda: start("-m", "imgclf", "predict")}
-    seconds = take_turns(ways, processes)
-    ratios = np.array(seconds["imgclf"]) / np.array(seconds["bare"])
-    print("| what | ratio to bare onnxruntime, median (lowest to highest) |\n|---|---|")
-    _print("one image, time of a process", ratios)
-    for size in NETWORKS:
-        for name, found in _batches(size, repeats, num_images).items():
-            _print(f"{name}, {size}x{size}, images a second", found)
-    print(f"\n{machine()}, onnxruntime {onnxruntime.__version__}")
+    found = take_turns(ways, processes)
+    print("| what | time over that of bare onnxruntime | bare |\n|---|---|---|")
+    milliseconds = 1000 * np.median(found["bare"])
+    _print("a process for one image", found, "imgclf", f"{milliseconds:,.0f} ms")
+    for served in SERVED:
+        batches, found = _batches(served, rounds, seconds)
+        rate = f"{32 * batches / np.median(found['bare']):,.0f} images/s"
+        for way in ("Predictor.run", "Predictor of an array"):
+            _print(f"{way}, {served.network} at {served.size}x{served.size}", found, way, rate)
+    print(
+        f"\nMedian (lowest to highest) of {processes} processes, of {rounds} rounds; {machine()},"
+        f" onnxruntime {onnxruntime.__version__}"
+    )
 
 
-def _batches(size: int, repeats: int, num_images: int) -> dict[str, np.ndarray]:
+def _batches(served: Served, rounds: int, seconds: float) -> tuple[int, dict[str, list[float]]]:
+    """Return the number of batches in a round, and each way's seconds in each round."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        write_model(size, path)
+        write_model(served, path)
         predictor = Predictor(path)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    mode = "L" if predictor.card.preprocessing.channels == 1 else "RGB"
-    some = np.stack([np.asarray(image.convert(mode)) for image in photographs(32, size)])
-    batch = some.reshape(32, size, size, -1)
-    rounds = range(max(1, num_images // 32 // (1 if size < 100 else 10)))
+    # The predictor's own: two sessions of one file differ by where their memory happens to lie.
+    session, batch = predictor._session, inputs(32, served)
+
+    def bare() -> None:
+        session.run(None, {"image": batch})
+
+    bare()
+    start = time.perf_counter()
+    for _ in range(3):
+        bare()
+    number = math.ceil(seconds / ((time.perf_counter() - start) / 3))
     ways = {
-        "bare": lambda: [session.run(None, {"image": batch}) for _ in rounds],
-        "Predictor.run": lambda: [predictor.run(batch) for _ in rounds],
-        "Predictor of an array": lambda: [predictor(batch) for _ in rounds],
+        "bare": lambda: [bare() for _ in range(number)],
+        "Predictor.run": lambda: [predictor.run(batch) for _ in range(number)],
+        "Predictor of an array": lambda: [predictor(batch) for _ in range(number)],
     }
-    seconds = take_turns(ways, repeats)
-    bare = np.array(seconds.pop("bare"))
-    return {name: bare / np.array(times) for name, times in seconds.items()}
+    return number, take_turns(ways, rounds)
 
 
-def _print(what: str, ratios: np.ndarray) -> None:
-    print(f"| {what} | {np.median(ratios):.3f} ({ratios.min():.3f} to {ratios.max():.3f}) |")
+def _print(what: str, seconds: dict[str, list[float]], way: str, bare: str) -> None:
+    ratios = np.array(seconds[way]) / np.array(seconds["bare"])
+    print(
+        f"| {what} | {np.median(ratios):.3f} ({ratios.min():.3f} to {ratios.max():.3f}) | {bare} |"
+    )
 
 
 if __name__ == "__main__":

@@ -12,12 +12,14 @@ import torch
 def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Time every way once in each round, so that a machine that slows down slows all.
 
+    Every second round goes backwards: what comes first, or behind a heavier way, has no advantage.
+
     Returns:
         way -> seconds in each round; a first round, which warms up, is left out.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
-        for name, run in ways.items():
+        for name, run in list(ways.items())[:: -1 if number % 2 else 1]:
             start = time.perf_counter()
             run()
             if torch.cuda.is_available():

@@ -1,253 +1,297 @@
 """The server beside bare decoding and running, and beside `mlflow models serve`, on one model.
 
-Run:   python benchmarks/serving.py [--seconds 10] [--requests 0]
-Cost:  about ten minutes on two CPU cores. Linux.
+Run:   python benchmarks/serving.py [--seconds 10] [--rounds 3] [--requests 0] [--without-mlflow]
+Cost:  about 20 minutes on two CPU cores; --requests 100000 some minutes more. Linux.
 
-Clients run in a process of their own on the same machine and keep their connections. imgclf gets
-JPEG files at /predict; mlflow gets the same images as the JSON numbers that it reads, made
-beforehand, and serves the same ONNX file with one worker. "bare" decodes and runs the same files in
-a loop. The ways take turns in each of three rounds; the median round is shown. --requests N sends N
-requests more and prints the server's memory before and after.
+"bare" decodes and runs the files in a loop, in this process. `imgclf serve` gets the bytes of the
+files, once as it is and once with --max-batch 1, which answers each image alone. mlflow's server
+reads JSON numbers: its client decodes and resizes each file and writes the numbers, which is part
+of what a request costs there, and of its latency here; both servers serve the same ONNX file with
+one worker, and before anything is timed their answers are compared with the bare ones.
+
+A latency is from a file's bytes in memory to the whole answer. The clients run in four processes on
+the same machine, each connection kept, each client asking again as soon as it is answered; "client
+CPU" is their processor time for a request, which the server does not have. Requests a second are
+divided by the time from the first request to the last answer. "Start" is from the command to
+readiness, with the files in the system's cache. The ways take turns, every second round backwards.
+Figures are medians over the rounds; requests a second with the lowest and the highest round.
+
+--requests N lastly sends about N requests by 8 clients and prints the server's own memory (what no
+other process shares) at eleven points, with its slope from the second point on.
 """
 
 import contextlib
 import http.client
-import json
-import multiprocessing
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
+import onnxruntime
 import psutil
+from http_clients import Clients, Load, Target, ask_for_each
 from rounds import machine
-from served_models import NETWORKS, photographs, write_model
+from served_models import SERVED, Served, write_jpegs, write_model
 
-ROUNDS = 3
+from imgclf.card import ModelCard, Preprocessing
+from imgclf.preprocess import to_array
+
 CLIENTS = (1, 32)
+FILES = 32
+MEMORY_CLIENTS, MEMORY_STEPS = 8, 10
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where requests go: a port, a path, and what is sent in turn."""
+class Server:
+    """A way to serve a model.
 
-    port: int
+    Attributes:
+        name: for people.
+        command: behind ``python -m``, without the port.
+        ready: path that answers 200 once the server is ready.
+        path: of predictions.
+        probability: answer -> that of the most probable class.
+        as_numbers: as `Target` takes it.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    ready: str
     path: str
-    content_type: str
-    bodies: tuple[bytes, ...]
+    probability: Callable[[Any], float]
+    as_numbers: tuple[int, ...] = ()
+
+    def target(self, port: int, files: Sequence[Path]) -> Target:
+        return Target(port, self.path, tuple(map(str, files)), self.as_numbers)
 
 
-def _ask(target: Target, seconds: float, number: int) -> list[float]:
-    """Ask again and again over one connection; return how long each answer took."""
-    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=120)
-    latencies = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        body = target.bodies[number % len(target.bodies)]
-        start = time.perf_counter()
-        connection.request("POST", target.path, body, {"Content-Type": target.content_type})
-        answer = connection.getresponse()
-        answer.read()
-        assert answer.status == 200, answer.status
-        latencies.append(time.perf_counter() - start)
-        number += 1
-    return latencies
+@dataclass(frozen=True)
+class Case:
+    """What is served: an exported file and image files."""
+
+    served: Served
+    model: Path
+    card: ModelCard
+    files: list[Path]
 
 
-def _clients(target: Target, clients: int, seconds: float) -> list[float]:
-    with ThreadPoolExecutor(clients) as pool:
-        parts = pool.map(lambda number: _ask(target, seconds, number), range(clients))
-        return [latency for part in parts for latency in part]
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a way with so many clients, measured in several rounds."""
+
+    name: str
+    clients: int
+    loads: list[Load]
+
+    def text(self, starts: Sequence[float]) -> str:
+        rates = [len(load.latencies) / load.seconds for load in self.loads]
+        p50, p99 = (
+            np.median([1000 * np.percentile(load.latencies, share) for load in self.loads])
+            for share in (50, 99)
+        )
+        cost = np.median([1000 * one.client_seconds / len(one.latencies) for one in self.loads])
+        client = f"{cost:.2f}" if cost else ""
+        start = f"{np.median(starts):.1f}" if starts else ""
+        return (
+            f"| {self.name} | {self.clients} | {_spread(rates, ',.0f')} | {p50:.2f} | {p99:.2f} |"
+            f" {client} | {start} |"
+        )
 
 
-def _load(target: Target, clients: int, seconds: float) -> tuple[float, float, float]:
-    """Return requests a second, and the median and 99th percentile in milliseconds."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        pool.apply(_clients, (target, clients, 0.5))
-        latencies = pool.apply(_clients, (target, clients, seconds))
-    p50, p99 = np.percentile(latencies, [50, 99])
-    return len(latencies) / seconds, 1000 * p50, 1000 * p99
+def imgclf_server(model: Path) -> Server:
+    return Server(
+        "`imgclf serve`",
+        ("imgclf", "serve", str(model)),
+        "/v2/health/ready",
+        "/predict",
+        lambda answer: answer["predictions"][0]["probability"],
+    )
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def servers(case: Case, without_mlflow: bool) -> list[Server]:
+    batching = imgclf_server(case.model)
+    alone = Server(
+        "`imgclf serve --max-batch 1`", (*batching.command, "--max-batch", "1"), batching.ready,
+        batching.path, batching.probability,
+    )  # fmt: skip
+    if without_mlflow:
+        return [batching, alone]
+    saved = case.model.parent / "mlflow"
+    save_in_mlflow(case, saved)
+    command = ("mlflow", "models", "serve", "--env-manager", "local", "--host", "127.0.0.1")
+    mlflow_server = Server(
+        "`mlflow models serve`",
+        (*command, "--model-uri", str(saved)),
+        "/ping",
+        "/invocations",
+        lambda answer: max(answer["predictions"]["probabilities"][0]),
+        astuple(case.card.preprocessing),
+    )
+    return [batching, alone, mlflow_server]
+
+
+def save_in_mlflow(case: Case, folder: Path) -> None:
+    import mlflow
+    import onnx
+
+    from imgclf.tracking.model_registry import onnx_signature
+
+    mlflow.onnx.save_model(
+        onnx.load(case.model),
+        folder,
+        signature=onnx_signature(case.card),
+        pip_requirements=["mlflow", "onnxruntime"],
+        save_as_external_data=False,
+        onnx_execution_providers=["CPUExecutionProvider"],
+    )
 
 
 @contextlib.contextmanager
-def _server(port: int, ready: str, *command: str) -> Iterator[tuple[float, int]]:
-    """Run a server for a block; give the seconds until it was ready, and its process id."""
-    start = time.perf_counter()
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+def running(server: Server) -> Iterator[tuple[psutil.Process, int, float]]:
+    """Run a server for a block; give its process, its port, and the seconds until it was ready."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    # mlflow starts its workers by names that it looks up.
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    start = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", *command, "--port", str(port)],
+        [sys.executable, "-m", *server.command, "--port", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=environment,
+        env={**os.environ, "PATH": path},
         start_new_session=True,
     )
     try:
-        while not _answers(port, ready):
-            assert process.poll() is None, command
-            time.sleep(0.05)
-        yield time.perf_counter() - start, process.pid
+        while not answers(port, server.ready):
+            assert process.poll() is None, f"it has ended: {server.command}"
+            time.sleep(0.02)
+        yield psutil.Process(process.pid), port, time.monotonic() - start
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 
 
-def _answers(port: int, path: str) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+def answers(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == 200
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
 
 
-def _jpegs(size: int) -> tuple[bytes, ...]:
-    files = []
-    for image in photographs(32, size):
-        file = BytesIO()
-        image.save(file, "JPEG", quality=90)
-        files.append(file.getvalue())
-    return tuple(files)
+class Bare:
+    """Decodes and runs one file after the other."""
+
+    def __init__(self, case: Case) -> None:
+        self._rule: Preprocessing = case.card.preprocessing
+        self._files = [path.read_bytes() for path in case.files]
+        providers = ["CPUExecutionProvider"]
+        self._session = onnxruntime.InferenceSession(case.model, providers=providers)
+        self.probabilities = [self._probability(file) for file in self._files]
+
+    def _probability(self, file: bytes) -> float:
+        answer = self._session.run(["probabilities"], {"image": to_array(file, self._rule)[None]})
+        return float(np.asarray(answer[0]).max())
+
+    def load(self, seconds: float) -> Load:
+        latencies: list[float] = []
+        start = end = time.monotonic()
+        while end < start + seconds:
+            began = end
+            self._probability(self._files[len(latencies) % len(self._files)])
+            end = time.monotonic()
+            latencies.append(end - began)
+        return Load(latencies, end - start, 0.0)
 
 
-def _json_numbers(files: tuple[bytes, ...], model: Path) -> tuple[bytes, ...]:
-    from imgclf.predict import Predictor
-    from imgclf.preprocess import to_array
+def compare(case: Case, ways: list[Server], clients: Clients, rounds: int, seconds: float) -> None:
+    """Print a model's table."""
+    bare = Bare(case)
+    starts: dict[str, list[float]] = {way.name: [] for way in ways}
+    for _ in range(rounds):
+        for way in ways:
+            with running(way) as (_, _, taken):
+                starts[way.name].append(taken)
+    first = Row("decode and run in a loop", 1, [])
+    rows = [Row(way.name, number, []) for way in ways for number in CLIENTS]
+    with contextlib.ExitStack() as stack:
+        targets = {}
+        for way in ways:
+            _, port, _ = stack.enter_context(running(way))
+            target = targets[way.name] = way.target(port, case.files)
+            answered = [way.probability(answer) for answer in ask_for_each(target)]
+            np.testing.assert_allclose(answered, bare.probabilities, atol=1e-4)
+        for number in range(rounds):
+            first.loads.append(bare.load(seconds))
+            for row in rows[:: -1 if number % 2 else 1]:
+                row.loads.append(clients.ask(targets[row.name], row.clients, seconds))
+    print(f"\n{case.served}\n")
+    print("| way | clients | requests/s | p50, ms | p99, ms | client CPU, ms | start, s |")
+    print("|---|---|---|---|---|---|---|")
+    print(first.text([]))
+    for row in rows:
+        print(row.text(starts[row.name] if row.clients == 1 else []), flush=True)
 
-    rule = Predictor(model).card.preprocessing
-    return tuple(
-        json.dumps({"inputs": to_array(file, rule)[None].tolist()}).encode() for file in files
-    )
+
+def watch_memory(case: Case, clients: Clients, requests: int) -> None:
+    """Print a server's own memory while it answers."""
+    server = imgclf_server(case.model)
+    each = math.ceil(requests / MEMORY_STEPS / MEMORY_CLIENTS)
+    with running(server) as (process, port, _):
+        target = server.target(port, case.files)
+        sent, memory = [0], [process.memory_full_info().uss / 2**20]
+        for _ in range(MEMORY_STEPS):
+            load = clients.ask(target, MEMORY_CLIENTS, math.inf, each)
+            sent.append(sent[-1] + len(load.latencies))
+            memory.append(process.memory_full_info().uss / 2**20)
+    slope = np.polyfit(sent[1:], memory[1:], 1)[0] * 100_000
+    print(f"\nMemory of `imgclf serve` that no other process shares, {case.served}\n")
+    print("| requests | " + " | ".join(f"{number:,}" for number in sent) + " |")
+    print("|---" * (len(sent) + 1) + "|")
+    print("| MiB | " + " | ".join(f"{reading:.1f}" for reading in memory) + " |")
+    print(f"\n{slope:+.2f} MiB for 100,000 requests, from {sent[1]:,} requests on", flush=True)
 
 
-def _bare(model: Path, files: tuple[bytes, ...], seconds: float) -> float:
-    """Return the median milliseconds to decode and run one file in a loop."""
-    import onnxruntime
-
-    from imgclf.predict import Predictor
-    from imgclf.preprocess import to_array
-
-    rule = Predictor(model).card.preprocessing
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    times, end, number = [], time.perf_counter() + seconds, 0
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        session.run(None, {"image": to_array(files[number % len(files)], rule)[None]})
-        times.append(time.perf_counter() - start)
-        number += 1
-    return 1000 * float(np.median(times))
-
-
-def _write_mlflow_model(model: Path, folder: Path) -> None:
-    import mlflow
-    import onnx
-
-    mlflow.onnx.save_model(
-        onnx.load(model), folder, save_as_external_data=False,
-        onnx_execution_providers=["CPUExecutionProvider"],
-    )  # fmt: skip
+def _spread(values: Sequence[float], form: str) -> str:
+    return f"{np.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 @click.command()
 @click.option("--seconds", default=10.0, help="Length of each measurement.")
-@click.option("--requests", default=0, help="Requests after which the memory is compared.")
+@click.option("--rounds", default=3, help="Measurements of each way, and starts.")
+@click.option("--requests", default=0, help="Requests while memory is watched; 0: it is not.")
 @click.option("--without-mlflow", is_flag=True, help="Leave mlflow's server out.")
-def main(seconds: float, requests: int, without_mlflow: bool) -> None:
+def main(seconds: float, rounds: int, requests: int, without_mlflow: bool) -> None:
     """Measure and print tables."""
-    print("| size | server | clients | requests/s | p50, ms | p99, ms | cold start, s |")
-    print("|---|---|---|---|---|---|---|")
-    for size in NETWORKS:
-        with tempfile.TemporaryDirectory() as folder:
-            model = Path(folder) / "model.onnx"
-            write_model(size, model)
-            _compare(size, model, seconds, without_mlflow)
+    with Clients() as clients, tempfile.TemporaryDirectory() as root:
+        for served in SERVED:
+            folder = Path(root) / served.network
+            folder.mkdir()
+            model = folder / "model.onnx"
+            case = Case(
+                served, model, write_model(served, model), write_jpegs(FILES, served, folder)
+            )
+            compare(case, servers(case, without_mlflow), clients, rounds, seconds)
             if requests:
-                _memory(size, model, requests)
-    print(f"\n{machine()}; {ROUNDS} rounds of {seconds:g} s, the median one")
-
-
-def _compare(size: int, model: Path, seconds: float, without_mlflow: bool) -> None:
-    files = _jpegs(size)
-    kind = "application/octet-stream"
-    ports = [_free_port() for _ in range(3)]
-    serve = ("imgclf", "serve", str(model))
-    ready = "/v2/health/ready"
-    with contextlib.ExitStack() as stack:
-        starts = {
-            "imgclf": stack.enter_context(_server(ports[0], ready, *serve))[0],
-            "imgclf, --max-batch 1": stack.enter_context(
-                _server(ports[1], ready, *serve, "--max-batch", "1")
-            )[0],
-        }
-        targets = {
-            "imgclf": Target(ports[0], "/predict", kind, files),
-            "imgclf, --max-batch 1": Target(ports[1], "/predict", kind, files),
-        }
-        if not without_mlflow:
-            name = "mlflow models serve"
-            saved = model.parent / "mlflow"
-            _write_mlflow_model(model, saved)
-            command = ("mlflow", "models", "serve", "--env-manager", "local", "-m", str(saved))
-            starts[name] = stack.enter_context(_server(ports[2], "/ping", *command))[0]
-            numbers = _json_numbers(files, model)
-            targets[name] = Target(ports[2], "/invocations", "application/json", numbers)
-        rounds: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
-        bare = []
-        for _ in range(ROUNDS):
-            bare.append(_bare(model, files, seconds))
-            for name, target in targets.items():
-                for clients in CLIENTS:
-                    rounds.setdefault((name, clients), []).append(_load(target, clients, seconds))
-    middle = f"{np.median(bare):.2f}"
-    print(f"| {size} | bare loop | 1 | {1000 / np.median(bare):,.0f} | {middle} | | |")
-    for (name, clients), found in rounds.items():
-        rate, p50, p99 = sorted(found)[ROUNDS // 2]
-        start = f"{starts[name]:.1f}" if clients == 1 else ""
-        print(f"| {size} | {name} | {clients} | {rate:,.0f} | {p50:.2f} | {p99:.2f} | {start} |")
-
-
-def _memory(size: int, model: Path, requests: int) -> None:
-    """Print the server's own memory after 1,000 requests and after many more."""
-    port, files = _free_port(), _jpegs(size)
-    target = Target(port, "/predict", "application/octet-stream", files)
-    with _server(port, "/v2/health/ready", "imgclf", "serve", str(model)) as (_, pid):
-        process, sent, readings = psutil.Process(pid), 0, []
-        lock = threading.Lock()
-
-        def send(number: int) -> None:
-            nonlocal sent
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-            while sent < requests:
-                connection.request("POST", target.path, files[number % 32])
-                connection.getresponse().read()
-                with lock:
-                    sent += 1
-                    if sent in (1000, requests):
-                        readings.append(process.memory_full_info().uss / 2**20)
-
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(send, range(8)))
+                watch_memory(case, clients, requests)
     print(
-        f"| {size} | memory of imgclf | 8 | {readings[0]:.0f} MiB after 1,000 requests,"
-        f" {readings[-1]:.0f} MiB after {requests:,} | | | |"
+        f"\n{machine()}, onnxruntime {onnxruntime.__version__}; {rounds} rounds of {seconds:g} s:"
+        " median (lowest to highest)"
     )
 
 

@@ -229,8 +229,9 @@ class Predictor:
 def find_images(folder: Path, skip_unreadable: bool = False) -> Iterator[Path]:
     """Give the image files below a folder, by name; hidden ones are left out.
 
-    A link to nothing is among them: whoever reads it will name it. Links to folders are not
-    followed.
+    Before the first is given, the names of its whole folder are read and sorted; no more than names
+    is held. A link to nothing, or in a circle, is among them: whoever reads it will name it. Links
+    to folders are not followed.
 
     Args:
         folder: where to look.
@@ -240,27 +241,39 @@ def find_images(folder: Path, skip_unreadable: bool = False) -> Iterator[Path]:
     Raises:
         ImgclfError: a folder cannot be read.
     """
+    # Names alone: a million entries with their paths would take hundreds of megabytes.
+    names: list[str] = []
+    folders: set[str] = set()
     try:
         with os.scandir(folder) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.add(entry.name)
+                elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES or not _is_file(entry):
+                    continue
+                names.append(entry.name)
     except OSError as error:
         raise ImgclfError(
             f"Cannot read the folder '{folder}': {error.strerror}.", "Check its permissions."
         ) from error
-    for entry in ordered:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            if skip_unreadable and not os.access(entry, os.R_OK | os.X_OK):
-                yield Path(entry)
-            else:
-                yield from find_images(Path(entry), skip_unreadable)
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and _is_file(entry):
-            yield Path(entry)
+    names.sort(reverse=True)
+    while names:
+        # Let go one by one: pathlib keeps a register of all names that are still held.
+        name = names.pop()
+        path = folder / name
+        if name not in folders or (skip_unreadable and not os.access(path, os.R_OK | os.X_OK)):
+            yield path
+        else:
+            yield from find_images(path, skip_unreadable)
 
 
 def _is_file(entry: "os.DirEntry[str]") -> bool:
-    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry))
+    if not entry.is_symlink():
+        return entry.is_file()
+    # Not entry.is_file(): that raises for links in a circle and where nobody may look.
+    return os.path.isfile(entry) or not os.path.exists(entry)
 
 
 def _named(images: Images) -> Iterator[tuple[str, ImageSource]]:

@@ -38,6 +38,8 @@ FORMATS = {
 _SUFFIXES = "jpg", "jpeg", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm"
 SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES)
 MAX_PIXELS = 100_000_000
+# So many are converted at once: an image that is almost too large has no room for copies of it.
+_PART_PIXELS = 2**18
 
 # What Pillow's decoders are known to raise on damaged files.
 _DECODER_ERRORS = (
@@ -139,7 +141,7 @@ def fit_image(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.ui
 
 
 def _opened(source: "str | os.PathLike[str] | bytes", max_pixels: int) -> Image.Image:
-    """Read the header, and refuse an image that is too large to decode."""
+    """Read the header, and refuse an image that is empty or too large to decode."""
     file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
     name = _format_of(source)
     import_module(f"PIL.{FORMATS[name][0]}")
@@ -149,7 +151,7 @@ def _opened(source: "str | os.PathLike[str] | bytes", max_pixels: int) -> Image.
         image = Image.open(file, formats=[name])
     try:
         _check_size(image, max_pixels)
-    except TooManyPixelsError:
+    except BadImageError:
         image.close()
         raise
     return image
@@ -157,6 +159,8 @@ def _opened(source: "str | os.PathLike[str] | bytes", max_pixels: int) -> Image.
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
+    if not width * height:
+        raise BadImageError(f"an empty image, {width} x {height} pixels")
     if width * height > max_pixels:
         raise TooManyPixelsError(f"{width} x {height} pixels; the limit is {max_pixels:,}")
 
@@ -176,17 +180,41 @@ def _format_of(source: "str | os.PathLike[str] | bytes") -> str:
 
 def _as_seen(image: Image.Image) -> Image.Image:
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
-        # 16 bits a pixel. Pillow's own conversion to 8 bits cuts off instead of scaling.
-        values = np.clip(np.asarray(image.convert("I"), dtype=np.int64), 0, 65535)
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        return _in_8_bits(image)
     if image.mode == "F":
         raise BadImageError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return _over_white(image)
     return (
         image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
     )
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Scale 65535 to 255. Pillow's own conversion from 16 bits cuts off instead."""
+    pixels = np.empty((image.height, image.width), np.uint8)
+    for (left, top, right, bottom), part in _parts(image):
+        values = np.asarray(part.convert("I")).clip(0, 65535)
+        pixels[top:bottom, left:right] = (values * 255 + 32767) // 65535
+    return Image.fromarray(pixels)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    seen = Image.new("RGB", image.size)
+    for box, part in _parts(image):
+        white = Image.new("RGBA", part.size, "white")
+        seen.paste(Image.alpha_composite(white, part.convert("RGBA")).convert("RGB"), box)
+    return seen
+
+
+def _parts(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], Image.Image]]:
+    """Give a decoded image in parts, each with where it lies: left, top, right, bottom."""
+    width = min(image.width, _PART_PIXELS)
+    height = _PART_PIXELS // width
+    for top in range(0, image.height, height):
+        for left in range(0, image.width, width):
+            right, bottom = min(left + width, image.width), min(top + height, image.height)
+            yield (left, top, right, bottom), image.crop((left, top, right, bottom))
 
 
 def is_grey(pixels: NDArray[np.uint8]) -> bool:

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from imgclf.card import ModelCard, Preprocessing
 from imgclf.errors import BadImageError, ImgclfError
-from imgclf.predict import Predictor, Unreadable, find_images
+from imgclf.predict import Prediction, Predictor, Unreadable, find_images
 from model_files import blank_model, write_sealed
 
 Paths = list[Path]
@@ -236,6 +237,41 @@ def test_folder_is_read_in_the_order_of_names(digits: Paths, tmp_path: Path):
     for name in random.Random(0).sample(names, len(names)):
         (tmp_path / name).write_bytes(b"")
     assert [path.name for path in find_images(tmp_path)] == names
+
+
+def test_folder_of_a_million_images_takes_no_more_memory_than_their_names(tmp_path: Path):
+    number = 4000
+    names = [f"{position:012}.png" for position in range(number)]
+    for name in names:
+        (tmp_path / name).touch()
+    tracemalloc.start()
+    try:
+        found = sum(1 for _ in find_images(tmp_path))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found == number
+    assert 1_000_000 / number * peak < 150e6
+
+
+def test_links_to_images_are_read_and_links_that_lead_nowhere_are_named(
+    predictor: Predictor, digits: Paths, tmp_path: Path
+):
+    folder = tmp_path / "links"
+    folder.mkdir()
+    (folder / "absent.png").symlink_to("nothing")
+    (folder / "circle.png").symlink_to("circle.png")
+    (folder / "digit.png").symlink_to(digits[0])
+    (folder / "folder.png").symlink_to(digits[0].parent, target_is_directory=True)
+    answers = list(predictor.stream(folder))
+    assert [Path(answer.image).name for answer in answers] == [
+        "absent.png",
+        "circle.png",
+        "digit.png",
+    ]
+    assert answers[0] == Unreadable(str(folder / "absent.png"), "no such file")
+    assert isinstance(answers[1], Unreadable)
+    assert isinstance(answers[2], Prediction)
 
 
 def test_hidden_folder_that_is_asked_for_is_read(digits: Paths, tmp_path: Path):

@@ -137,6 +137,13 @@ def test_array_that_is_no_image_is_refused(array: Any, reason: str):
         to_array(array, COLOUR)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("size", [(0, 0), (5, 0), (0, 5)])
+def test_pillow_image_without_pixels_is_refused(mode: str, size: tuple[int, int]):
+    with pytest.raises(BadImageError, match=f"empty image, {size[0]} x {size[1]} pixels"):
+        to_array(Image.new(mode, size), COLOUR)
+
+
 def test_pillow_image_whose_file_is_closed_is_refused(photo: Pixels, tmp_path: Path):
     path = write(tmp_path / "photo.png", encode(photo, "PNG"))
     with Image.open(path) as image:

@@ -2,6 +2,7 @@
 
 import torch
 
+from imgclf.card import ModelCard
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import SelectedImages
 from imgclf.errors import ImgclfError
@@ -13,7 +14,7 @@ from imgclf.pipeline.subset import choose_subset
 from imgclf.pipeline.trained import load_trained_model
 from imgclf.predict import Predictor
 from imgclf.progress import say
-from imgclf.tracking.runs import download_model, find_run
+from imgclf.tracking.runs import TrainRun, download_model, find_run
 
 
 def prove(predictor: Predictor, dataset: str, data_dir: str) -> str:
@@ -32,10 +33,7 @@ def prove(predictor: Predictor, dataset: str, data_dir: str) -> str:
         ImgclfError: the file does not answer as the weights do, or they or the images cannot be
             had.
     """
-    run_id = predictor.card.provenance.get("mlflow_run_id")
-    if run_id is None:
-        raise ImgclfError("The model does not say which run it was made from.", "Export it again.")
-    run = find_run(run_id)
+    run = _training_run(predictor.card)
     with download_model(run) as folder:
         trained = load_trained_model(folder)
     config = TrainConfig(dataset=dataset, data_dir=data_dir)
@@ -64,3 +62,17 @@ def prove(predictor: Predictor, dataset: str, data_dir: str) -> str:
             "Export the run again.",
         )
     return found.summary
+
+
+def _training_run(card: ModelCard) -> TrainRun:
+    run_id = card.provenance.get("mlflow_run_id")
+    if run_id is None:
+        raise ImgclfError("The model does not say which run it was made from.", "Export it again.")
+    try:
+        return find_run(run_id)
+    except ImgclfError as error:
+        raise ImgclfError(
+            f"The weights that the model was made from cannot be had: {error.message}",
+            "Set MLFLOW_TRACKING_URI to the store that its training run was recorded in. Without"
+            " --dataset, the file verifies itself alone.",
+        ) from error

@@ -23,6 +23,7 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from numpy.typing import NDArray
 
 from imgclf.card import ModelCard
+from imgclf.model_file import INPUT, OUTPUTS
 from imgclf.tracking.connection import connect, is_absent, readable_errors
 from imgclf.tracking.identity import (
     DATASET_DIGEST_TAG,
@@ -99,6 +100,16 @@ def registered_name(dataset: str) -> str:
     return "imgclf-" + re.sub(r"[/:.%\"']", "-", dataset)
 
 
+def onnx_signature(card: ModelCard) -> ModelSignature:
+    """Return what an exported model takes and answers, in MLflow's terms."""
+    size, classes = card.preprocessing, len(card.classes)
+    image = TensorSpec(np.dtype(np.uint8), (-1, size.height, size.width, size.channels), INPUT)
+    answers: list[ColSpec | TensorSpec] = [
+        TensorSpec(np.dtype(np.float32), (-1, classes), output) for output in OUTPUTS
+    ]
+    return ModelSignature(Schema([image]), Schema(answers))
+
+
 def tag_runner_run(mlflow_run_id: str, tags: Mapping[str, str]) -> None:
     """Tag the run that the ``mlflow run`` runner opened for a step other than training."""
     with readable_errors():
@@ -125,12 +136,6 @@ def _log(
     name: str,
     sha256: str,
 ) -> ModelVersion:
-    size, classes = card.preprocessing, len(card.classes)
-    image = TensorSpec(np.dtype(np.uint8), (-1, size.height, size.width, size.channels), "image")
-    outputs: list[ColSpec | TensorSpec] = [
-        TensorSpec(np.dtype(np.float32), (-1, classes), output)
-        for output in ("logits", "probabilities")
-    ]
     tags = {
         RUN_ID_TAG: run.run_id,
         DATASET_DIGEST_TAG: run.dataset_digest,
@@ -146,7 +151,7 @@ def _log(
             onnx.load_from_string(model_file.read_bytes()),
             name="onnx",
             registered_model_name=name,
-            signature=ModelSignature(Schema([image]), Schema(outputs)),
+            signature=onnx_signature(card),
             input_example=example,
             pip_requirements=[
                 f"{package}=={version(package)}"

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import requests
 
-from asgi import ask, never, running, until_ready
 from imgclf.serving.app import create_app
 from imgclf.serving.served_model import LoadedModel, ServedModel
 from imgclf.serving.settings import ServerSettings

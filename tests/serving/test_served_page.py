@@ -1,6 +1,7 @@
 """The page in real headless Chromium: by mouse, by keyboard, on a phone, with hostile names."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +104,31 @@ def test_a_drawn_seven_is_a_seven_wherever_and_however_large_it_is_drawn(page: A
         expect(page.locator("#answer .label span").first).to_have_text("7")
 
 
+def test_a_digit_can_be_drawn_from_the_keyboard(page: Any):
+    canvas = page.get_by_role("img", name="Drawing area")
+    expect(canvas).to_have_accessible_description(re.compile("arrow keys"))
+    canvas.focus()
+
+    def press(*keys: str, times: int = 1) -> None:
+        for _ in range(times):
+            for key in keys:
+                page.keyboard.press(key)
+
+    press("Shift+ArrowDown", times=3)
+    press("Delete")
+    press("Enter")
+    assert page.locator("#problem").inner_text() == "Nothing is drawn yet."
+    press("ArrowLeft", times=5)
+    press("ArrowUp", times=11)
+    press("Shift+ArrowRight", times=10)
+    press("Shift+ArrowDown", "Shift+ArrowDown", "Shift+ArrowLeft", times=6)
+    press("Enter")
+    assert answer_of(page) == "7"
+    # What a hand would meet at the edge of the board.
+    press("ArrowRight", times=30)
+    assert page.locator("#cursor").evaluate("cursor => cursor.style.left") == "100%"
+
+
 def test_an_empty_drawing_is_not_sent(page: Any):
     page.locator("#ask").click()
     assert page.locator("#problem").inner_text() == "Nothing is drawn yet."
@@ -112,6 +138,32 @@ def test_what_is_no_image_is_said_in_words(page: Any):
     page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"text"})
     expect(page.locator("#problem")).to_contain_text("not an image")
     assert page.locator("#answer li").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "shown"),
+    [
+        ("text/html", "<h1>502 Bad Gateway</h1>", "502 Bad Gateway: the answer is not"),
+        ("application/json", '{"message": "no upstream"}', "502 Bad Gateway"),
+        ("application/json", "null", "502 Bad Gateway"),
+    ],
+)
+def test_a_proxys_refusal_is_one_clear_line(page: Any, kind: str, body: str, shown: str):
+    answer = {"status": 502, "content_type": kind, "body": body}
+    page.route("**/predict**", lambda route: route.fulfill(**answer))
+    page.set_input_files("#file", EXAMPLE)
+    expect(page.locator("#problem")).to_contain_text(shown)
+    assert "<" not in page.locator("#problem").inner_text()
+    page.unroute("**/predict**")
+    page.set_input_files("#file", EXAMPLE)
+    assert answer_of(page) == "1"
+    assert page.locator("#problem").inner_text() == ""
+
+
+def test_a_server_that_is_gone_is_said_in_words(page: Any):
+    page.route("**/predict**", lambda route: route.abort("connectionrefused"))
+    page.set_input_files("#file", EXAMPLE)
+    expect(page.locator("#problem")).to_have_text("The server cannot be reached.")
 
 
 def test_the_card_and_the_proof_open_from_the_keyboard(page: Any):
@@ -148,19 +200,26 @@ def test_an_image_larger_than_the_page_fits(page: Any):
     assert shown["width"] <= drop["width"]
 
 
-def test_a_key_is_asked_for_where_one_is_needed(browser: Any, tmp_path: Path):
+def test_a_key_is_asked_for_where_one_is_needed_and_what_was_refused_is_sent_again(
+    browser: Any, tmp_path: Path
+):
     keys = tmp_path / "keys.txt"
-    keys.write_text("a-key-that-is-long-enough")
+    keys.write_text("a-key-that-is-long-enough\nein-schlüssel-ключ", encoding="utf-8")
     with Server(REFERENCE, "--api-key-file", keys) as server, opened(browser, server) as page:
         expect(page.locator("#problem")).to_contain_text("send a key")
+        page.set_input_files("#file", EXAMPLE)
+        expect(page.locator("#shown")).to_be_visible()
         page.locator("#key").fill("a-key-that-is-wrong")
         page.keyboard.press("Enter")
         expect(page.locator("#keyform")).to_be_visible()
         page.locator("#key").fill("a-key-that-is-long-enough")
         page.keyboard.press("Enter")
         expect(page.locator("#summary")).to_contain_text("classes")
-        page.set_input_files("#file", EXAMPLE)
         assert answer_of(page) == "1"
+        page.reload()
+        page.locator("#key").fill("ein-schlüssel-ключ")
+        page.keyboard.press("Enter")
+        expect(page.locator("#summary")).to_contain_text("classes")
 
 
 def test_names_of_classes_are_text_and_never_markup(browser: Any, tmp_path: Path):
