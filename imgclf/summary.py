@@ -142,8 +142,8 @@ def print_runs(runs: "Sequence[TrainRun]") -> None:
             run.run_id,
         )
     # Names are no markup; and a pipe or a file has no width to keep to.
-    console = Console(highlight=False, markup=False)
-    wide = Console(highlight=False, markup=False, width=200)
+    console = Console(highlight=False, markup=False, emoji=False)
+    wide = Console(highlight=False, markup=False, emoji=False, width=200)
     (console if console.is_terminal else wide).print(table)
 
 
@@ -163,7 +163,7 @@ def print_dataset(dataset: "ImageDataset", split: "Split") -> None:
     for name, counts in scan.counts.items():
         table.add_row(name, *(f"{count:,}" for count in counts.values()))
     table.add_row("all", *(f"{count:,}" for count in split.sizes.values()), style="bold")
-    Console(highlight=False, markup=False).print(table)
+    Console(highlight=False, markup=False, emoji=False).print(table)
     for note in scan.notes(most=len(dataset) + len(dataset.unreadable)):
         click.echo(note)
     click.echo(f"digest {dataset.digest[:12]}, split {split.digest[:12]}")
