@@ -87,8 +87,14 @@ class ModelCard:
         channels = self.preprocessing.channels
         if len(self.mean) != channels or len(self.std) != channels:
             raise ValueError("mean and std need one number per channel")
+        # With another pair, every answer of a network is no number.
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if not finite or not all(value > 0 for value in self.std):
+            raise ValueError("mean and std must be finite, and std positive")
         if not all(isinstance(text, str) for text in self.provenance.values()):
             raise ValueError("where the model comes from must be text")
+        if not all(isinstance(value, int | float) for value in self.metrics.values()):
+            raise ValueError("metrics must be numbers")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"the temperature must be positive, not {self.temperature!r}")
 

@@ -1,6 +1,7 @@
 """The command line: options, help with an example, and what is printed at the end."""
 
 import dataclasses
+import io
 import json
 import signal
 import sys
@@ -23,6 +24,9 @@ from imgclf.recipes import DATASETS, RECIPES, nearest
 @click.version_option(__version__, prog_name="imgclf")
 def main() -> None:
     """Train an image classifier, track it in MLflow, export it as one proved ONNX file."""
+    # A name may hold what the encoding of a terminal or of a log lacks: that must end no run.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Pillow remarks on the damaged EXIF data of photos that it reads all the same.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 MOST_SHOWN = 10
 
 
-def some_of(lines: Sequence[str], most: int = MOST_SHOWN) -> str:
-    """Return the first lines, indented, and how many more there are.
+def printable(name: str) -> str:
+    """Return a name as text: what is not UTF-8 in a file's name is written as Python shows it."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
-    What is not UTF-8 in a file's name is written as Python shows it.
-    """
-    shown = [f"  {line.encode('utf-8', 'backslashreplace').decode()}" for line in lines]
+
+def some_of(lines: Sequence[str], most: int = MOST_SHOWN) -> str:
+    """Return the first lines, as `printable`, indented, and how many more there are."""
+    shown = [f"  {printable(line)}" for line in lines]
     del shown[most:]
     if len(lines) > len(shown):
         shown.append(f"  and {len(lines) - len(shown):,} more")

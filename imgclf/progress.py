@@ -27,7 +27,7 @@ from imgclf.training.loop import EpochEnd, Snapshot
 
 def say(text: str) -> None:
     """Print one line of plain text."""
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+    Console(highlight=False, emoji=False, soft_wrap=True).print(text, markup=False)
 
 
 def print_start(
@@ -69,7 +69,7 @@ def print_start(
 @contextmanager
 def decoding_bar() -> Iterator[Callable[[int, int], None]]:
     """Show on a terminal how many files are decoded; yields the function that moves the bar."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
     progress = Progress(
         TextColumn("decoding images"),
         BarColumn(bar_width=14),
@@ -104,7 +104,7 @@ class TrainingDisplay:
 
     def __init__(self, epochs: int, steps_per_epoch: int) -> None:
         # Without a terminal nothing wraps: a log keeps one line per epoch.
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(highlight=False, emoji=False, soft_wrap=True)
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._progress = Progress(

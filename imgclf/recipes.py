@@ -4,6 +4,7 @@ No torch here: help, suggestions and checks of names are instant. The functions 
 live in `imgclf.data.sources` and `imgclf.models`; tests hold both lists against each other.
 """
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -227,6 +228,11 @@ def _is_yaml(path: Path) -> bool:
     return path.suffix.lower() in (".yaml", ".yml")
 
 
+# What PyYAML's safe loader raises beside its own errors: for an impossible date, a number of 5,000
+# digits, a tag that its text does not fit, brackets in brackets.
+_FAULTY_YAML = (ValueError, LookupError, AttributeError, OverflowError, RecursionError)
+
+
 def recipe_values(recipe: str) -> dict[str, Any]:
     """Return the parameters that a recipe sets.
 
@@ -238,7 +244,7 @@ def recipe_values(recipe: str) -> dict[str, Any]:
     """
     if recipe in RECIPES:
         return dict(RECIPES[recipe].values)
-    path = Path(recipe).expanduser()
+    path = Path(os.path.expanduser(recipe))
     if not _is_yaml(path):
         raise UsageError(
             f"--recipe '{recipe}' is unknown.{nearest(recipe, RECIPES)}",
@@ -248,12 +254,17 @@ def recipe_values(recipe: str) -> dict[str, Any]:
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, yaml.YAMLError, *_FAULTY_YAML) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UsageError(f"Cannot read the recipe '{recipe}': {reason}") from error
-    if not isinstance(values, dict) or "recipe" in values:
+    # A list may stand for a billion others: it must not even be shown.
+    if (
+        not isinstance(values, dict)
+        or "recipe" in values
+        or not all(isinstance(value, str | int | float) for value in values.values())
+    ):
         raise UsageError(
-            f"The recipe '{recipe}' is no list of parameters.",
+            f"The recipe '{recipe}' is no list of parameters with one value each.",
             "'imgclf train --save-recipe FILE' writes one; a recipe cannot name another recipe.",
         )
     return {name: _number(value) for name, value in values.items()}

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from imgclf.errors import ImgclfError
+from imgclf.errors import printable
 from imgclf.recipes import MODELS
 from imgclf.tracking.identity import adopted_run
 from imgclf.tracking.user_interface import ui_arguments
@@ -142,8 +142,8 @@ def print_runs(runs: "Sequence[TrainRun]") -> None:
             run.run_id,
         )
     # Names are no markup; and a pipe or a file has no width to keep to.
-    console = Console(highlight=False, markup=False)
-    wide = Console(highlight=False, markup=False, width=200)
+    console = Console(highlight=False, markup=False, emoji=False)
+    wide = Console(highlight=False, markup=False, emoji=False, width=200)
     (console if console.is_terminal else wide).print(table)
 
 
@@ -163,7 +163,7 @@ def print_dataset(dataset: "ImageDataset", split: "Split") -> None:
     for name, counts in scan.counts.items():
         table.add_row(name, *(f"{count:,}" for count in counts.values()))
     table.add_row("all", *(f"{count:,}" for count in split.sizes.values()), style="bold")
-    Console(highlight=False, markup=False).print(table)
+    Console(highlight=False, markup=False, emoji=False).print(table)
     for note in scan.notes(most=len(dataset) + len(dataset.unreadable)):
         click.echo(note)
     click.echo(f"digest {dataset.digest[:12]}, split {split.digest[:12]}")
@@ -181,30 +181,33 @@ def print_cache(data_dir: str, clear: bool) -> None:
     entries = cache.list_entries(folder)
     for entry in entries:
         click.echo(
-            f"{entry.num_bytes / 2**20:10,.2f} MiB  {entry.images:9,} images  {entry.source}"
+            f"{entry.num_bytes / 2**20:10,.2f} MiB  {entry.images:9,} images"
+            f"  {printable(entry.source)}"
         )
     total = sum(entry.num_bytes for entry in entries) / 2**20
     click.echo(f"{total:10,.2f} MiB  in {folder}; 'imgclf datasets --clear-cache' removes them")
 
 
 def save_samples(dataset: "ImageDataset", path: Path, each: int = 4, most: int = 40) -> None:
-    """Write a picture of the first images of each class."""
+    """Write a picture of the first images of each class.
+
+    Raises:
+        ImgclfError: it cannot be written.
+    """
     import numpy as np
 
     from imgclf.evaluation.drawing import save
-    from imgclf.evaluation.image_grids import image_grid
+    from imgclf.evaluation.image_grids import image_grid, target_titles
 
     chosen = [
         position
         for label in range(len(dataset.classes))
         for position in np.flatnonzero(dataset.labels == label)[:each]
     ][:most]
-    images = dataset.inputs(np.array(chosen))
-    titles = [dataset.classes[dataset.labels[position]] for position in chosen]
-    try:
-        save(image_grid(images, titles, heading=f"Samples of {dataset.name}"), path)
-    except OSError as error:
-        raise ImgclfError(f"Cannot write the picture '{path}': {error.strerror}.") from error
+    positions = np.array(chosen, np.int64)
+    titles = target_titles(dataset.labels[positions], dataset.classes)
+    heading = f"Samples of {dataset.name}"
+    save(image_grid(dataset.inputs(positions), titles, heading=heading), path)
 
 
 def print_models() -> None:

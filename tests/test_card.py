@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 import random
 from typing import Any
 
@@ -68,6 +69,13 @@ def test_impossible_preprocessing_is_refused(sizes: tuple[Any, ...]):
         ({"classes": ("cat", "caf\udce9")}, "surrogates not allowed"),
         ({"mean": (1.0,)}, "one number per channel"),
         ({"std": (1.0, 1.0, 1.0, 1.0)}, "one number per channel"),
+        ({"mean": (1.0, math.nan, 1.0)}, "finite"),
+        ({"std": (1.0, math.inf, 1.0)}, "finite"),
+        ({"std": (1.0, 0.0, 1.0)}, "std positive"),
+        ({"std": (1.0, -1.0, 1.0)}, "std positive"),
+        ({"metrics": {"test/accuracy": "high"}}, "metrics must be numbers"),
+        ({"provenance": {"run_id": 7}}, "must be text"),
+        ({"temperature": math.nan}, "temperature must be positive"),
     ],
 )
 def test_impossible_card_is_refused(change: dict[str, Any], message: str):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,50 @@ def test_datasets_lists_the_names_and_describes_a_folder(digit_files: Path, tmp_
     with Image.open(picture) as image:
         assert image.format == "PNG"
         assert min(image.size) > 300
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names there are always Unicode")
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict", "utf-8:surrogateescape"])
+def test_names_that_a_terminal_cannot_show_end_no_command(
+    encoding: str, digit_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(digit_files, root)
+    (root / "0").rename(root / "犬")
+    (root / "1" / "broken.png").write_bytes(b"")
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    data = ("--data-dir", str(tmp_path / "data"))
+    for arguments in ((root, *data), ("--cache", *data)):
+        result = process("datasets", *arguments)
+        assert result.returncode == 0, result.stderr
+        assert "160 images" in result.stdout or "161 images" in result.stdout
+
+
+def test_names_are_printed_as_they_are(digit_files: Path, tmp_path: Path):
+    """Not as codes of emoji, colours or styles."""
+    names = [":dog:", "[red]cat[/red]", "[link=x]", "{x}"]
+    for label, name in enumerate(names):
+        shutil.copytree(digit_files / str(label), tmp_path / name)
+    result = CliRunner().invoke(main, ["datasets", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert {line.split()[0] for line in result.output.splitlines()[2:6]} == set(names)
+
+
+def test_samples_of_hostile_names_and_of_no_images_are_a_picture(tmp_path: Path):
+    picture = tmp_path / "samples.png"
+    options = ("--picture", str(picture), "--max-bad-images", "1")
+    (tmp_path / "broken.png").write_bytes(b"")
+    Image.new("L", (8, 8)).save(tmp_path / "good.png")
+    lines = "\n" * 5000
+    (tmp_path / "x.csv").write_text(f'path,label\ngood.png,"many{lines}lines"\nbroken.png,y\n')
+    (tmp_path / "none.csv").write_text("path,label\nbroken.png,x\nabsent.png,y\n")
+    for name in ("x.csv", "none.csv"):
+        result = CliRunner().invoke(main, ["datasets", str(tmp_path / name), *options])
+        assert result.exit_code == 1  # there is too little to train on
+        assert isinstance(result.exception, SystemExit)
+        with Image.open(picture) as image:
+            assert max(image.size) < 3000
+        picture.unlink()
 
 
 def test_datasets_names_every_unreadable_image(digit_files: Path, tmp_path: Path):

@@ -1,6 +1,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from imgclf.errors import ImgclfError
 from imgclf.golden import GoldenInput, GoldenInputs
@@ -40,3 +42,27 @@ def values() -> dict:
 def test_anything_else_is_refused(text: str):
     with pytest.raises(ImgclfError, match="golden inputs of the model cannot be read"):
         GoldenInputs.from_json(text, CLASSES)
+
+
+def read(text: str) -> GoldenInputs | ImgclfError:
+    try:
+        return GoldenInputs.from_json(text, CLASSES)
+    except ImgclfError as error:
+        return error
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(
+    place=st.floats(0, 1),
+    length=st.integers(0, 30),
+    new=st.text('{}[]",:0129eE.-+=ntf\\\0\ud800', max_size=6),
+)
+def test_any_damage_to_the_text_is_refused_or_leaves_golden_inputs(place, length, new):
+    text = GOLDEN.to_json()
+    start = round(place * len(text))
+    found = read(text[:start] + new + text[start + length :])
+    if isinstance(found, ImgclfError):
+        assert "\n" not in found.message
+        return
+    assert 0 < found.scaled_tolerance < 1
+    assert all(one.label in CLASSES and len(one.logits) == 2 for one in found.inputs)

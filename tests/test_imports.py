@@ -18,6 +18,7 @@ REFERENCE = Path(__file__).parents[1] / "exports" / "reference"
 # A module imports only what stands before it.
 FLOW = [
     "errors",
+    "disk",
     "recipes",
     "options",
     "contradictions",

@@ -14,8 +14,8 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 from imgclf.card import Preprocessing
 from imgclf.data.decode import Decoded, Outcome, choose_size, first_size, outcome_from_json
 from imgclf.data.parallel_decode import decode_files
-from imgclf.errors import ImgclfError
+from imgclf.disk import writing
 
 _VERSION = 2
 _PIXELS, _IMAGES = "pixels.raw", "images.json"
 _BUILDING = ".building-"
+_ELSEWHERE = "Give another place with --data-dir, or make room: imgclf datasets --clear-cache"
 
 Progress = Callable[[int, int], None]
 
@@ -69,6 +70,26 @@ class Stored(NamedTuple):
     preprocessing: Preprocessing
 
 
+class _Request(NamedTuple):
+    """What `load_decoded` was asked for.
+
+    Attributes:
+        files: the image files.
+        wanted: an ``image_size``, as `choose_size` takes it, or the very rule.
+    """
+
+    files: Sequence[Path]
+    wanted: int | Preprocessing
+
+    def is_answered_by(self, outcomes: Sequence[Outcome], size: Preprocessing) -> bool:
+        """Tell whether an entry can be the one: it may have been written by anybody."""
+        if isinstance(self.wanted, Preprocessing):
+            fits = size == self.wanted
+        else:
+            fits = not self.wanted or (size.height, size.width) == (self.wanted, self.wanted)
+        return fits and len(outcomes) == len(self.files)
+
+
 class _Plan(NamedTuple):
     """A way to decode files.
 
@@ -103,25 +124,26 @@ def load_decoded(
         ImgclfError: the cache cannot be written, or the disk is full; or a process that decodes was
             killed.
     """
-    identity = _identity(files)
+    request, identity = _Request(files, wanted), _identity(files)
     entry = cache / _key(identity, wanted)
-    found = _read(entry) or _read_like(cache, identity, wanted)
+    found = _read(entry, request) or _read_like(cache, identity, request)
     if found is not None:
         return found
-    for plan in _plans(files, wanted):
+    for plan in _plans(request):
         needed = len(files) * plan.size.resize_height * plan.size.resize_width * plan.size.channels
-        with _readable_errors(cache, needed):
+        with writing("decoded images", cache, needed, _ELSEWHERE):
             cache.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(cache)
-            if _build(entry, files, plan, source, progress):
+            if _build(entry, request, plan, source, progress):
                 break
-    found = _read(entry)
+    found = _read(entry, request)
     assert found is not None, "an entry that was built is whole"
     return found
 
 
-def _plans(files: Sequence[Path], wanted: int | Preprocessing) -> list[_Plan]:
+def _plans(request: _Request) -> list[_Plan]:
     """Return the ways to decode files, the first to be tried first; the last one always works."""
+    files, wanted = request
     if isinstance(wanted, Preprocessing):
         return [_Plan(wanted, None, reduce=False)]
     # That images share a size is found while they are decoded: to read all headers before takes
@@ -140,21 +162,26 @@ def list_entries(cache: Path) -> list[Entry]:
             described = json.loads((folder / _IMAGES).read_text(encoding="utf-8"))
             size = sum(path.stat().st_size for path in folder.iterdir())
             entries.append(Entry(folder, described["source"], len(described["images"]), size))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # no entry, or one that is being removed
     return sorted(entries, key=lambda entry: -entry.num_bytes)
 
 
 def clear(cache: Path) -> int:
-    """Remove all entries, and what interrupted builds have left; return the bytes freed."""
+    """Remove all entries, and what interrupted builds have left; return the bytes freed.
+
+    Raises:
+        ImgclfError: the folder may not be written to.
+    """
     entries = list_entries(cache)
-    for entry in entries:
-        # Renamed first: no process takes a half-removed entry for a whole one.
-        outgoing = entry.folder.with_name(f"{_building_prefix()}{entry.folder.name[:8]}")
-        os.rename(entry.folder, outgoing)
-        shutil.rmtree(outgoing)
-    if cache.is_dir():
-        _remove_abandoned(cache)
+    with writing("the folder of decoded images", cache):
+        for entry in entries:
+            # Renamed first: no process takes a half-removed entry for a whole one.
+            outgoing = entry.folder.with_name(f"{_building_prefix()}{entry.folder.name[:8]}")
+            os.rename(entry.folder, outgoing)
+            shutil.rmtree(outgoing)
+        if cache.is_dir():
+            _remove_abandoned(cache)
     return sum(entry.num_bytes for entry in entries)
 
 
@@ -176,23 +203,25 @@ def _key(identity: bytes, wanted: int | Preprocessing) -> str:
     return hashlib.sha256(described + identity).hexdigest()[:32]
 
 
-def _read_like(cache: Path, identity: bytes, wanted: int | Preprocessing) -> Stored | None:
+def _read_like(cache: Path, identity: bytes, request: _Request) -> Stored | None:
     """Map what was stored for an image size where that came to the very rule that is wanted."""
-    if isinstance(wanted, Preprocessing):
-        for image_size in (0, wanted.height):
-            found = _read(cache / _key(identity, image_size))
-            if found is not None and found.preprocessing == wanted:
+    if isinstance(request.wanted, Preprocessing):
+        for image_size in (0, request.wanted.height):
+            found = _read(cache / _key(identity, image_size), request)
+            if found is not None:
                 return found
     return None
 
 
-def _read(entry: Path) -> Stored | None:
+def _read(entry: Path, request: _Request) -> Stored | None:
     """Map an entry; None where it is absent or damaged."""
     try:
         described = json.loads((entry / _IMAGES).read_text(encoding="utf-8"))
         outcomes = [outcome_from_json(image) for image in described["images"]]
         readable = sum(not isinstance(outcome, str) for outcome in outcomes)
         size = Preprocessing(**described["preprocessing"])
+        if not request.is_answered_by(outcomes, size):
+            return None
         shape = (readable, size.resize_height, size.resize_width, size.channels)
         if (entry / _PIXELS).stat().st_size != math.prod(shape):
             return None
@@ -200,17 +229,15 @@ def _read(entry: Path) -> Stored | None:
             return Stored(np.empty(shape, np.uint8), outcomes, size)  # nothing to be mapped
         pixels = np.memmap(entry / _PIXELS, np.uint8, "r", shape=shape)
         return Stored(pixels, outcomes, size)
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def _build(
-    entry: Path, files: Sequence[Path], plan: _Plan, source: str, progress: Progress
-) -> bool:
+def _build(entry: Path, request: _Request, plan: _Plan, source: str, progress: Progress) -> bool:
     """Write an entry beside its place, and rename it into it; False where the plan does not do."""
     folder = Path(tempfile.mkdtemp(prefix=_building_prefix(), dir=entry.parent))
     try:
-        outcomes = _write_pixels(folder / _PIXELS, files, plan, progress)
+        outcomes = _write_pixels(folder / _PIXELS, request.files, plan, progress)
         if outcomes is None:
             return False
         size = plan.size
@@ -223,12 +250,12 @@ def _build(
             "images": outcomes,
         }
         (folder / _IMAGES).write_text(json.dumps(described), encoding="utf-8")
-        if entry.exists() and _read(entry) is None:
+        if entry.exists() and _read(entry, request) is None:
             shutil.rmtree(entry)  # damaged
         try:
             os.rename(folder, entry)
         except OSError:
-            if _read(entry) is None:  # else another process was faster: the same pixels
+            if _read(entry, request) is None:  # else another process was faster: the same pixels
                 raise
         return True
     finally:
@@ -272,19 +299,3 @@ def _remove_abandoned(cache: Path) -> None:
             process = folder.name.removeprefix(own).split("-")[0]
             if process.isdigit() and not psutil.pid_exists(int(process)):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _readable_errors(cache: Path, needed: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        try:
-            free = f"{shutil.disk_usage(cache).free / 2**30:,.1f} GiB are free"
-        except OSError:
-            free = "the folder does not exist"
-        raise ImgclfError(
-            f"Cannot write decoded images to '{cache}': {error.strerror or error}. They take up to"
-            f" {needed / 2**30:,.1f} GiB; {free}.",
-            "Give another place with --data-dir, or make room: imgclf datasets --clear-cache",
-        ) from error

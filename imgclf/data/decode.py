@@ -1,6 +1,7 @@
 """Image files -> pixels of one size, and what is known of each file."""
 
 import hashlib
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from imgclf.preprocess import fit_image, is_grey, open_image
 LARGEST_OWN_SIZE = 128
 # Stored images are larger than the input by this factor, so that random crops have room.
 CROP_MARGIN = 1.15
+# The largest image that is read, without compression, takes less.
+_MOST_BYTES = 2**30
 
 
 class Decoded(NamedTuple):
@@ -66,8 +69,8 @@ def first_size(files: Sequence[Path]) -> tuple[int, int] | None:
     """Return (width, height) of the first image that can be read; None where there is none."""
     for path in files:
         try:
-            return open_image(path).size
-        except BadImageError:
+            return open_image(_read(path)).size
+        except (BadImageError, OSError):
             continue  # reported when the images are decoded
     return None
 
@@ -92,24 +95,46 @@ def decode_batch(files: Sequence[Path], stored: Preprocessing) -> Batch:
 def _decode(path: Path, pixels: NDArray[np.uint8], stored: Preprocessing) -> Outcome:
     """Decode one file into ``pixels``."""
     try:
-        content = path.read_bytes()
+        content = _read(path)
         image = open_image(content)
         pixels[:] = fit_image(image, stored)
+        # Resizing can wash a little colour out, so the file itself has the last word.
+        grey = image.mode == "L" or (
+            (stored.channels == 1 or is_grey(pixels)) and is_grey(np.asarray(image))
+        )
     except BadImageError as error:
         return error.message
     except OSError as error:
         return str(error.strerror or error)
-    # Resizing can wash a little colour out, so the file itself has the last word.
-    grey = image.mode == "L" or (
-        (stored.channels == 1 or is_grey(pixels)) and is_grey(np.asarray(image))
-    )
+    except MemoryError:
+        return "it does not fit into memory"
     return Decoded(hashlib.sha256(content).hexdigest(), image.size, grey)
+
+
+def _read(path: Path) -> bytes:
+    """Return a file's bytes; a pipe or a device, which may have no end, is not opened.
+
+    Raises:
+        BadImageError: it is no file, or larger than any image that is read.
+        OSError: it cannot be read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise BadImageError("not a file: a folder, a pipe or a device")
+    if status.st_size > _MOST_BYTES:
+        raise BadImageError(f"{status.st_size / 2**30:,.1f} GiB; files of up to 1 GiB are read")
+    return path.read_bytes()
 
 
 def outcome_from_json(value: Any) -> Outcome:
     """Return an outcome that JSON has made a list of.
 
     Raises:
-        TypeError, IndexError: it is none.
+        TypeError, ValueError: it is none.
     """
-    return value if isinstance(value, str) else Decoded(value[0], tuple(value[1]), value[2])
+    if isinstance(value, str):
+        return value
+    digest, (width, height), grey = value
+    if [type(part) for part in (digest, width, height, grey)] != [str, int, int, bool]:
+        raise TypeError(f"{value!r:.80} does not describe an image")
+    return Decoded(digest, (width, height), grey)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from imgclf.card import Preprocessing
 from imgclf.data.cache import Progress, load_decoded
 from imgclf.data.dataset import ImageDataset, content_digest
 from imgclf.data.decode import Decoded
-from imgclf.errors import ImgclfError, some_of
+from imgclf.errors import ImgclfError, printable, some_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Listing:
         """Sort (path, label name, part) entries by label and path, whatever their order was.
 
         Raises:
-            ImgclfError: there are no images.
+            ImgclfError: there are no images, or two labels are the same text.
         """
         ordered = sorted(entries, key=lambda entry: (entry[1], entry[0]))
         classes = sorted({label for _, label, _ in ordered})
@@ -55,6 +55,7 @@ class Listing:
                 f"'{source}' has no images.",
                 f"Lay the images out as {root.name}/<class>/<image>, with two classes or more.",
             )
+        _refuse_lookalikes(source, classes)
         numbers = {label: number for number, label in enumerate(classes)}
         return cls(
             name=printable(name),
@@ -86,9 +87,15 @@ def _below(path: Path, root: Path) -> str:
     return relative.replace(os.sep, "/")
 
 
-def printable(label: str) -> str:
-    """Return a label as text: a name that is not UTF-8 is written as Python shows it."""
-    return label.encode("utf-8", "backslashreplace").decode()
+def _refuse_lookalikes(source: Path, labels: Sequence[str]) -> None:
+    """Refuse a name that is not UTF-8 beside one that is how Python shows it."""
+    written: dict[str, str] = {}
+    for label in labels:
+        if written.setdefault(printable(label), label) != label:
+            raise ImgclfError(
+                f"Two classes of '{source}' are both written '{printable(label)}'.",
+                "Rename the one whose name is not UTF-8.",
+            )
 
 
 def load_listing(

@@ -1,6 +1,6 @@
 """A folder with one sub-folder per class, in parts or not -> a listing of labelled files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from imgclf.data.dataset import FREE, TEST, TRAIN, VAL
@@ -20,12 +20,12 @@ def list_folder(root: Path) -> Listing:
     hold folders of images themselves.
 
     Raises:
-        ImgclfError: there are no images, loose images beside parts, or parts beside other folders.
+        ImgclfError: there are no images, loose images beside parts, or parts beside other folders;
+            a link gives images a second class; or a folder cannot be read.
     """
     root = root.resolve()
     folders = [folder for folder in _subfolders(root) if folder.name not in _NO_CLASSES]
     parts = [folder for folder in folders if folder.name.lower() in PART_NAMES]
-    entries: list[tuple[Path, str, int]] = []
     if any(_has_classes(part) for part in parts):
         others = [folder.name for folder in folders if folder not in parts and _has_images(folder)]
         if others:
@@ -34,22 +34,57 @@ def list_folder(root: Path) -> Listing:
                 " none.",
                 "Keep only train, val and test there, each with one sub-folder per class.",
             )
-        for folder in parts:
-            part = PART_NAMES[folder.name.lower()]
-            entries += [(path, label, part) for path, label in _class_images(folder)]
+        class_folders = [
+            (folder, PART_NAMES[part.name.lower()])
+            for part in parts
+            for folder in _subfolders(part)
+        ]
     else:
-        entries += [(path, label, FREE) for path, label in _class_images(root, folders)]
+        class_folders = [(folder, FREE) for folder in folders]
+    _refuse_overlaps([folder for folder, _ in class_folders])
+    entries = [
+        (path, folder.name, part) for folder, part in class_folders for path in find_images(folder)
+    ]
     return Listing.from_entries(root.name or "root", root, root, entries)
 
 
 def _subfolders(folder: Path) -> list[Path]:
+    """Return the visible folders in a folder, and the links to folders, but those that lead back.
+
+    A link to the folder itself, or to one above it, would be a class of all images.
+    """
     try:
-        found = [path for path in folder.iterdir() if path.is_dir()]
+        found = [
+            path
+            for path in folder.iterdir()
+            if not path.name.startswith(".") and path.is_dir() and not _leads_back(path)
+        ]
     except OSError as error:
         raise ImgclfError(
             f"Cannot read the folder '{folder}': {error.strerror}.", "Check its permissions."
         ) from error
-    return sorted(path for path in found if not path.name.startswith("."))
+    return sorted(found)
+
+
+def _leads_back(path: Path) -> bool:
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
+
+
+def _refuse_overlaps(class_folders: Sequence[Path]) -> None:
+    """Raise `ImgclfError` where a link gives images a second class."""
+    places = [(folder, folder.resolve()) for folder in class_folders]
+    owners: dict[Path, Path] = {}
+    for folder, place in places:
+        owners.setdefault(place, folder)
+    for folder, place in places:
+        for above in (place, *place.parents):
+            other = owners.get(above, folder)
+            if other.name != folder.name:
+                raise ImgclfError(
+                    f"'{folder}' and '{other}' lead to the same images, which would have two"
+                    " classes.",
+                    "Remove the link.",
+                )
 
 
 def _has_classes(folder: Path) -> bool:
@@ -58,11 +93,3 @@ def _has_classes(folder: Path) -> bool:
 
 def _has_images(folder: Path) -> bool:
     return next(find_images(folder), None) is not None
-
-
-def _class_images(
-    folder: Path, class_folders: Sequence[Path] | None = None
-) -> Iterator[tuple[Path, str]]:
-    for class_folder in _subfolders(folder) if class_folders is None else class_folders:
-        for path in find_images(class_folder):
-            yield path, class_folder.name

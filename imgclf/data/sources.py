@@ -60,7 +60,8 @@ def load_dataset(
         UsageError: neither a known name nor a folder nor a CSV file.
         ImgclfError: there is nothing to train on, or too many images are unreadable.
     """
-    name, path = config.dataset.replace("-", "_"), Path(config.dataset).expanduser()
+    # Unlike those of `Path`, these functions take any text: unknown users, names that are too long.
+    name, path = config.dataset.replace("-", "_"), Path(os.path.expanduser(config.dataset))
     if name in _SOURCES:
         if config.image_size:
             raise UsageError(
@@ -68,14 +69,15 @@ def load_dataset(
                 "Leave the option out.",
             )
         return _SOURCES[name](data_folder(config.data_dir))
-    if not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".csv"):
+    is_folder = os.path.isdir(path)
+    if not is_folder and not (os.path.isfile(path) and path.suffix.lower() == ".csv"):
         raise UsageError(
             f"There is no data set, folder or CSV file named '{config.dataset}' (looked in"
             f" {os.getcwd()}).{nearest(name, DATASETS)}",
             "Give a folder with one sub-folder of images per class, a CSV file with the columns"
             f" path and label, or one of: {', '.join(DATASETS)}.",
         )
-    listing = list_folder(path) if path.is_dir() else list_csv(path)
+    listing = list_folder(path) if is_folder else list_csv(path)
     cache = decoded_folder(config.data_dir)
     wanted = preprocessing or config.image_size
     return load_listing(listing, wanted, config.max_bad_images, cache, progress)
@@ -88,7 +90,7 @@ def data_folder(data_dir: str) -> Path:
     """
     given = data_dir or os.environ.get("IMGCLF_DATA_DIR", "")
     if given:
-        return Path(given).expanduser()
+        return Path(os.path.expanduser(given))
     cache = os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache"
     return Path(cache) / "imgclf" / "datasets"
 

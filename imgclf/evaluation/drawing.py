@@ -4,6 +4,7 @@ Built without pyplot, so nothing here touches global state, and with the font th
 so a figure looks the same on every machine; a box replaces each character which that font lacks.
 """
 
+import io
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from pathlib import Path
 from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+
+from imgclf.disk import write_whole
 
 FONT = "DejaVu Sans"
 GREY, LIGHT_GREY = "#4d4d4d", "#d9d9d9"
@@ -42,8 +45,14 @@ DOTS_PER_INCH = 150  # of saved pictures
 
 @house_style
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure as a PNG file, cropped to what is drawn."""
-    figure.savefig(path, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.15)
+    """Write the figure as a PNG file, cropped to what is drawn.
+
+    Raises:
+        ImgclfError: it cannot be written.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.15)
+    write_whole(path, content.getvalue(), "the picture")
 
 
 @cache

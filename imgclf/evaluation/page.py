@@ -10,6 +10,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from imgclf.disk import write_whole
 from imgclf.evaluation.drawing import DOTS_PER_INCH
 from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.pictures import registered_pictures
@@ -79,6 +80,9 @@ def write_html(path: Path, page: Page) -> None:
 
     Names of classes and files are shown as they are and never become part of the page's code; file
     names that are not UTF-8 are written as Python shows them.
+
+    Raises:
+        ImgclfError: there is no room for it.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -93,7 +97,7 @@ def write_html(path: Path, page: Page) -> None:
         sections=[_section(path.parent, *item) for item in page.evaluations.items()],
         count_rows=list(zip(page.classes, zip(*page.counts.values(), strict=True), strict=False)),
     )
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_whole(path, text.encode("utf-8", "backslashreplace"), "the page")
 
 
 def _section(page_folder: Path, place: Path, evaluation: Evaluation) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """The files that an evaluation leaves: tables for programs, pictures for people."""
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from imgclf.disk import write_whole, writing
 from imgclf.evaluation.classification_report import report_text, report_values
 from imgclf.evaluation.drawing import save
 from imgclf.evaluation.evaluation import Evaluation
@@ -26,26 +28,35 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     ``pandas.read_csv``, which takes a class named ``NA`` for a gap and ``01`` for the number 1.
     With ``dtype={"image": str, "label": str, "predicted": str}, keep_default_na=False`` it keeps
     the names too.
+
+    Raises:
+        ImgclfError: there is no room for a file; those before it are whole.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing("the evaluation", folder):
+        folder.mkdir(parents=True, exist_ok=True)
     _write_predictions(folder / PREDICTIONS, evaluation)
     _write_per_class(folder / PER_CLASS, evaluation)
     _write_confusion(folder / CONFUSION, evaluation)
     metrics, classes = evaluation.metrics, evaluation.classes
-    (folder / REPORT_TEXT).write_text(report_text(metrics, classes), encoding="utf-8")
-    report = json.dumps(report_values(metrics, classes), indent=2, ensure_ascii=False)
-    (folder / REPORT_JSON).write_text(report + "\n", encoding="utf-8")
+    values = json.dumps(report_values(metrics, classes), indent=2, ensure_ascii=False) + "\n"
+    for name, text in ((REPORT_TEXT, report_text(metrics, classes)), (REPORT_JSON, values)):
+        write_whole(folder / name, text.encode(), "the classification report")
 
     for name, picture in registered_pictures().items():
         save(picture.draw(evaluation), folder / f"{name}.png")
 
 
 def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table; file names that are not UTF-8 are written as Python shows them."""
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(heading)
-        writer.writerows(rows)
+    """Write a table; file names that are not UTF-8 are written as Python shows them.
+
+    Raises:
+        ImgclfError: it cannot be written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(heading)
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"), "the table")
 
 
 def _write_predictions(path: Path, evaluation: Evaluation) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imgclf.card import METADATA_KEY, ModelCard
+from imgclf.disk import write_whole
 from imgclf.golden import METADATA_KEY as GOLDEN_KEY
 from imgclf.golden import GoldenInputs
 from imgclf.seal import seal
@@ -85,6 +86,9 @@ def write_onnx(
     """Write a graph with its model card and golden inputs into one sealed file.
 
     The graph is checked by onnx itself.
+
+    Raises:
+        ImgclfError: there is no room for it.
     """
     proto.producer_name = "imgclf"
     properties = {METADATA_KEY: card.to_json()}
@@ -96,7 +100,7 @@ def write_onnx(
     assert not proto.functions
     assert not proto.training_info
     assert not proto.configuration
-    path.write_bytes(seal(proto.SerializeToString()))
+    write_whole(path, seal(proto.SerializeToString()), "the model")
 
 
 @contextlib.contextmanager

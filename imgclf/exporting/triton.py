@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from imgclf.card import ModelCard
+from imgclf.disk import writing
 
 _LARGEST_BATCH = 64
 # How long a request may wait for others to share its batch.
@@ -23,15 +24,19 @@ def write_model_repository(model: Path, card: ModelCard, name: str, folder: Path
 
     Returns:
         the model's folder.
+
+    Raises:
+        ImgclfError: there is no room for it.
     """
     name = re.sub(r"[^A-Za-z0-9_-]", "-", name)
     target = folder / name
-    (target / "1").mkdir(parents=True)
-    shutil.copyfile(model, target / "1" / "model.onnx")
     # One label a line: a class whose name holds a line break keeps its place.
     labels = [" ".join(label.split()) for label in card.classes]
-    (target / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
-    (target / "config.pbtxt").write_text(_configuration(card, name), encoding="utf-8")
+    with writing("the model repository", target, model.stat().st_size + 2**20):
+        (target / "1").mkdir(parents=True)
+        shutil.copyfile(model, target / "1" / "model.onnx")
+        (target / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
+        (target / "config.pbtxt").write_text(_configuration(card, name), encoding="utf-8")
     return target
 
 

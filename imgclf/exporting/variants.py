@@ -17,6 +17,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from imgclf.data.dataset import SelectedImages
+from imgclf.disk import writing
 from imgclf.errors import ImgclfError
 from imgclf.exporting.graph import quiet
 from imgclf.models import ImageClassifier
@@ -150,8 +151,13 @@ def quantize_int8(fp32: Path, images: NDArray[np.uint8]) -> onnx.ModelProto:
         images: uint8 [n, height, width, channels], of the training split: activations get the
             ranges that they have on these. At least 300, unless there are fewer.
     """
+    needed = 2 * fp32.stat().st_size
     # The quantiser remarks on tensors through the root logger.
-    with tempfile.TemporaryDirectory() as folder, quiet(""):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        writing("what the int8 file is made from", Path(folder), needed),
+        quiet(""),
+    ):
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         quant_pre_process(fp32, prepared, skip_symbolic_shape=True)
         quantize_static(

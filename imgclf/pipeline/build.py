@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from imgclf.card import ModelCard
 from imgclf.data.dataset import ImageDataset, SelectedImages
 from imgclf.data.splits import Split
+from imgclf.disk import write_whole, writing
 from imgclf.evaluation.calibration import expected_calibration_error, fit_temperature
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.metrics import softmax
@@ -118,7 +119,7 @@ def build_model(building: Building) -> tuple[parity.Parity, dict[str, float]]:
     golden = choose_golden_inputs(building.answer, card, building.images, test_positions, tolerance)
     graph.write_onnx(proto, card, path, golden)
     replay(Predictor(path)).require(MODEL_FILE)
-    (building.folder / PARITY_FILE).write_text(proof.to_json(), encoding="utf-8")
+    write_whole(building.folder / PARITY_FILE, proof.to_json().encode(), "the proof")
     before, after = softmax(reference), softmax(reference / np.float32(card.temperature))
     figures = {
         "export/max_scaled_difference": proof.max_scaled_difference,
@@ -164,7 +165,7 @@ def build_variant(building: Building, kind: str) -> Variant:
     replay(Predictor(path)).require(path.name)
     variant = dataclasses.replace(variant, size=path.stat().st_size)
     text = json.dumps(variant.to_dict(), indent=2) + "\n"
-    (folder / f"{kind}.json").write_text(text, encoding="utf-8")
+    write_whole(folder / f"{kind}.json", text.encode(), "the proof")
     return variant
 
 
@@ -191,5 +192,7 @@ def _agreement(
 def write_example(building: Building) -> str:
     """Write a test image, so that a person has something to predict at once; return its label."""
     position = building.split.test[0]
-    from_array(building.images.images[position]).save(building.folder / EXAMPLE_FILE)
+    path = building.folder / EXAMPLE_FILE
+    with writing("the example", path):
+        from_array(building.images.images[position]).save(path)
     return building.images.classes[building.images.labels[position]]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset, SelectedImages
+from imgclf.disk import writing
 from imgclf.errors import UsageError
 from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.page import Page, write_html
@@ -149,7 +150,9 @@ def evaluate(
         _record_inputs(tracker, plan)
         metrics = _record_outcome(tracker, plan, inputs, data_seconds, report)
         if output_dir:
-            shutil.copytree(report, output_dir, dirs_exist_ok=True)
+            with writing("tables and pictures", Path(output_dir)):
+                for path in report.iterdir():
+                    shutil.copyfile(path, Path(output_dir) / path.name)
     except BaseException as error:
         end_early(tracker, error)
         raise

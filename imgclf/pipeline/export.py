@@ -15,6 +15,7 @@ from imgclf.card import ModelCard
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.splits import Split
+from imgclf.disk import writing
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.exporting import graph, parity
 from imgclf.exporting.triton import is_model_repository, write_model_repository
@@ -106,7 +107,8 @@ def export(
                 f"There is no variant '{kind}'.", f"variants may hold: {', '.join(VARIANTS)}."
             )
     started = time.perf_counter()
-    moved = Path(dataset).expanduser() if dataset and Path(dataset).expanduser().exists() else None
+    expanded = os.path.expanduser(dataset)
+    moved = Path(expanded) if os.path.exists(expanded) else None
     chosen = _choose_run(run, dataset, moved, experiment)
     if adopted_run():
         tag_runner_run(adopted_run(), {TRAINING_RUN_TAG: chosen.mlflow_run_id})
@@ -177,7 +179,8 @@ def _target(exports_dir: Path, name: str) -> Path:
     """Return the folder to write, and make sure now that it can be written later."""
     if name in ("", ".", "..") or Path(name).name != name:
         raise UsageError(
-            f"--name '{name}' is no folder's name.", "--exports-dir says where the folder goes."
+            f"'{name}' is no folder's name.",
+            "Give one with --name; --exports-dir says where that folder goes.",
         )
     ensure_writable(exports_dir, "", "--exports-dir")
     return exports_dir / name
@@ -211,7 +214,7 @@ def _refuse_other_model(target: Path, card: ModelCard) -> None:
     """Replace an export of the same data set, never anything else."""
     if not target.exists():
         return
-    if _exported_from(target) != card.provenance["dataset_digest"]:
+    if not (digest := card.provenance.get("dataset_digest")) or _exported_from(target) != digest:
         raise ImgclfError(
             f"'{target}' exists, and is no export of this data set.",
             "Choose another folder with --name, or remove it.",
@@ -233,14 +236,18 @@ def _exported_from(folder: Path) -> str | None:
 
 def _replace_folder(built: Path, target: Path) -> None:
     """Put the finished folder in its place; an older one is put back if that fails."""
-    if not target.exists():
-        os.rename(built, target)
-        return
     outgoing = built.with_name("outgoing")
-    os.rename(target, outgoing)
-    try:
-        os.rename(built, target)
-    except OSError:
-        os.rename(outgoing, target)
-        raise
-    shutil.rmtree(outgoing)
+    with writing("the export", target):
+        if not target.exists():
+            os.rename(built, target)
+            return
+        os.rename(target, outgoing)
+        try:
+            os.rename(built, target)
+        except OSError:
+            os.rename(outgoing, target)
+            raise
+    if outgoing.is_symlink():
+        outgoing.unlink()  # what it leads to is not ours
+    else:
+        shutil.rmtree(outgoing)

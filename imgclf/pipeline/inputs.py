@@ -5,6 +5,7 @@ from pathlib import Path
 
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.splits import Split
+from imgclf.disk import write_whole, writing
 from imgclf.evaluation.report import write_csv
 from imgclf.models import ImageClassifier, num_parameters
 from imgclf.pipeline.run import Run
@@ -42,12 +43,13 @@ def record_inputs(run: Run, model: ImageClassifier) -> None:
     tracker.dataset(f"{dataset.name}-split", split.digest, "split", dataset.source, seeded)
     if config.recipe:
         tracker.tags({"imgclf.recipe_overrides": json.dumps(run.overrides)})
-    (run.folder / "model").mkdir()
-    (run.folder / "model" / "config.json").write_text(config.to_json(), encoding="utf-8")
+    with writing("the run", run.folder):
+        (run.folder / "model").mkdir()
+    write_whole(run.folder / "model" / "config.json", config.to_json().encode(), "the parameters")
     _write_split(run.folder / "split.csv", dataset, split)
     # In JSON, what a file's name has beside UTF-8 is escaped as Python would.
     scanned = run.scan.to_json().encode("utf-8", "backslashreplace")
-    (run.folder / "scan.json").write_bytes(scanned)
+    write_whole(run.folder / "scan.json", scanned, "what is known of the images")
     for name in ("split.csv", "scan.json"):
         tracker.artifact(name, "data")
 

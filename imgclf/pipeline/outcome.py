@@ -7,6 +7,7 @@ import torch
 from imgclf import __version__
 from imgclf.card import ModelCard
 from imgclf.data.dataset import SelectedImages
+from imgclf.disk import write_whole
 from imgclf.evaluation.drawing import save
 from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.figures import curves
@@ -34,7 +35,7 @@ def record_outcome(
     tracker.tags({EPOCHS_TAG: str(selection.last_epoch)})
 
     card = _card(run, model, metrics)
-    (folder / "model" / "card.json").write_text(card.to_json() + "\n", encoding="utf-8")
+    write_whole(folder / "model" / "card.json", f"{card.to_json()}\n".encode(), "the model's card")
     if len(run.split.val):
         # Only to files: as metrics, the epochs' figures say the same of every epoch.
         evaluations.append(_evaluate(run, model, "val"))

@@ -41,3 +41,11 @@ def tiny(tmp_path: Path) -> Path:
         for number in range(3):
             write_pixels(root / label / f"{number}.png", noise(12, 10))
     return root
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    """Twelve files of colour images of several sizes."""
+    for number in range(12):
+        write_pixels(tmp_path / "images" / f"{number:02}.png", noise(20 + number, 30))
+    return sorted((tmp_path / "images").iterdir())

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -11,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from image_folders import load_files as load
 from imgclf.card import Preprocessing
-from imgclf.data.cache import Stored, clear, list_entries, load_decoded
+from imgclf.data.cache import clear, list_entries
 from imgclf.data.decode import Decoded
 from imgclf.errors import ImgclfError
 from imgclf.preprocess import centre_crop, to_array
@@ -29,25 +29,6 @@ tell = lambda done, total: print(done, flush=True)
 stored = load_decoded(files, 64, Path(sys.argv[2]), "images", tell)
 print(stored.pixels.shape[0], stored.pixels.sum())
 """
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> list[Path]:
-    """Colour images of several sizes."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number in range(12):
-        shape = (20 + number, 30, 3)
-        pixels = GENERATOR.integers(0, 256, shape, dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:02}.png")
-    return sorted(folder.iterdir())
-
-
-def load(files: list[Path], cache: Path, wanted: int | Preprocessing = 16) -> tuple[Stored, int]:
-    """What the cache gives, and how many files were decoded for it."""
-    told = [0]
-    stored = load_decoded(files, wanted, cache, "images", lambda done, total: told.append(done))
-    return stored, max(told)
 
 
 def test_files_are_decoded_once_and_their_pixels_mapped(images, tmp_path):
@@ -179,22 +160,6 @@ def test_unreadable_files_have_a_reason_and_no_pixels(images, tmp_path):
     assert len(nothing.pixels) == 0
 
 
-@pytest.mark.parametrize("damage", ["pixels", "images", "half"])
-def test_a_damaged_entry_is_built_again(damage, images, tmp_path):
-    expected, _ = load(images, tmp_path / "cache")
-    pixels = expected.pixels.copy()
-    (entry,) = (tmp_path / "cache").iterdir()
-    if damage == "pixels":
-        (entry / "pixels.raw").write_bytes(b"\0" * 100)
-    elif damage == "images":
-        (entry / "images.json").write_text("[]")
-    else:
-        (entry / "images.json").unlink()
-    again, decoded = load(images, tmp_path / "cache")
-    assert decoded == 12
-    np.testing.assert_array_equal(again.pixels, pixels)
-
-
 def start(folder: Path, cache: Path) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", LOAD_IN_ANOTHER_PROCESS, str(folder), str(cache)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -280,14 +245,3 @@ def test_a_process_of_another_machine_is_left_alone(images, tmp_path):
     theirs.mkdir(parents=True)
     load(images, cache)
     assert theirs.exists()
-
-
-def test_hostile_entry_is_data_and_nothing_else(images, tmp_path):
-    load(images, tmp_path / "cache")
-    (entry,) = (tmp_path / "cache").iterdir()
-    described = json.loads((entry / "images.json").read_text())
-    for name, value in (("resize_width", 10**9), ("channels", 7), ("resize_height", "x")):
-        hostile = {**described, "preprocessing": {**described["preprocessing"], name: value}}
-        (entry / "images.json").write_text(json.dumps(hostile))
-        stored, decoded = load(images, tmp_path / "cache")
-        assert (decoded, len(stored.pixels)) == (12, 12)

@@ -3,13 +3,17 @@
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from image_folders import load, noise, write_pixels
+from imgclf.data.folder import list_folder
+from imgclf.data.scan import scan_dataset
 from imgclf.data.splits import missing_classes, split_dataset
 from imgclf.errors import ImgclfError
+from nobody import as_nobody
 
 
 def test_empty_folder_is_an_error_that_shows_the_layout(tmp_path: Path) -> None:
@@ -99,6 +103,46 @@ def test_class_folder_may_be_a_link(tiny: Path, tmp_path: Path) -> None:
     assert "bird/x.png" in dataset.names
 
 
+def test_a_link_back_to_the_images_themselves_is_no_class(tiny: Path) -> None:
+    before = load(tiny)
+    (tiny / "again").symlink_to(tiny, target_is_directory=True)
+    (tiny / "above").symlink_to("..", target_is_directory=True)
+    (tiny / "train").symlink_to(".", target_is_directory=True)
+    assert load(tiny).digest == before.digest
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["in parts", "without parts"])
+def test_a_link_that_gives_images_a_second_class_is_an_error(
+    tiny: Path, tmp_path: Path, given: bool
+) -> None:
+    root = tmp_path / "parts" / "train" if given else tiny
+    if given:
+        shutil.copytree(tiny, root)
+    (root / "kitten").symlink_to(root / "cat", target_is_directory=True)
+    with pytest.raises(ImgclfError, match=r"'.*kitten' and '.*cat' lead to the same images"):
+        load(root.parent if given else root)
+
+
+def test_a_link_into_another_class_is_an_error(tiny: Path) -> None:
+    write_pixels(tiny / "cat" / "wild" / "x.png", noise(12, 10))
+    (tiny / "lynx").symlink_to(tiny / "cat" / "wild", target_is_directory=True)
+    with pytest.raises(ImgclfError, match="lead to the same images"):
+        load(tiny)
+
+
+def test_the_same_images_of_a_class_in_two_parts_are_left_to_the_scan(
+    tiny: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "parts"
+    for part in ("train", "test"):
+        (root / part).mkdir(parents=True)
+        for label in ("cat", "dog"):
+            (root / part / label).symlink_to(tiny / label, target_is_directory=True)
+    dataset = load(root)
+    scan = scan_dataset(dataset, split_dataset(dataset, 0.0, 0.2, 0))
+    assert len(scan.leaks) == 6
+
+
 def test_links_in_a_circle_do_not_hang(tiny: Path) -> None:
     before = load(tiny)
     (tiny / "cat" / "up").symlink_to(tiny, target_is_directory=True)
@@ -128,6 +172,32 @@ def test_class_names_are_always_text_that_can_be_written(tiny: Path) -> None:
     dataset = load(tiny)
     assert dataset.classes == ("Hund, gro\u00df \u72ac", "caf\\udce9")
     assert "".join(dataset.classes).encode()  # no lone surrogates
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names there are always Unicode")
+def test_two_classes_that_are_written_alike_are_an_error(tiny: Path) -> None:
+    """One name holds a byte that is not UTF-8, the other what Python shows in its place."""
+    os.rename(os.fsencode(tiny / "cat"), os.path.join(os.fsencode(tiny), b"caf\xe9"))
+    (tiny / "dog").rename(tiny / "caf\\udce9")
+    with pytest.raises(ImgclfError, match="both written"):
+        load(tiny)
+
+
+def test_a_folder_that_cannot_be_read_is_named() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        for label in ("cat", "dog"):
+            (root / label).mkdir()
+        (root / "dog").chmod(0)
+        with as_nobody(), pytest.raises(ImgclfError, match="dog': Permission denied") as caught:
+            list_folder(root)
+        assert "permissions" in caught.value.hint
+        (root / "dog").chmod(0o755)
+        root.chmod(0)
+        with as_nobody(), pytest.raises(ImgclfError, match=f"{root}': Permission denied"):
+            list_folder(root)
+        root.chmod(0o755)
 
 
 def copy_in_parts(digit_files: Path, root: Path, *names: str) -> None:

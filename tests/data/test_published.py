@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import math
 import os
 import pickle
 import struct
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from imgclf.config import TrainConfig
 from imgclf.data import published
@@ -64,6 +67,90 @@ def test_a_truncated_file_is_named(mnist_like, tmp_path):
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ImgclfError, match=r"t10k-images.*damaged"):
         load_dataset(TrainConfig(dataset="mnist", data_dir=str(tmp_path / "copy")))
+
+
+@pytest.fixture
+def small_mnist(tmp_path, monkeypatch):
+    """Four small files in MNIST's format, packed."""
+    shapes = {
+        "train-images-idx3-ubyte": (20, 4, 4),
+        "train-labels-idx1-ubyte": (20,),
+        "t10k-images-idx3-ubyte": (10, 4, 4),
+        "t10k-labels-idx1-ubyte": (10,),
+    }
+    monkeypatch.setattr(published, "_IDX_SHAPES", shapes)
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for stem, shape in shapes.items():
+        write_idx(folder / stem, generator.integers(0, 10, shape, np.uint8), compress=True)
+    return tmp_path
+
+
+def packed(*array_shape: int, value: int = 1) -> bytes:
+    header = struct.pack(f">HBB{len(array_shape)}I", 0, 8, len(array_shape), *array_shape)
+    return gzip.compress(header + bytes([value]) * math.prod(array_shape))
+
+
+GOOD = packed(10, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t10k-images-idx3-ubyte", b""),
+        ("t10k-images-idx3-ubyte", b"no gzip"),
+        ("t10k-images-idx3-ubyte", GOOD[:-4]),
+        ("t10k-images-idx3-ubyte", GOOD[:20] + bytes(20) + GOOD[40:]),
+        ("t10k-images-idx3-ubyte", gzip.compress(b"\0\0\x08\x03")),
+        ("t10k-images-idx3-ubyte", packed(10, 16)),
+        ("t10k-images-idx3-ubyte", packed(20, 4, 4)),
+        ("t10k-images-idx3-ubyte", packed()),
+        # Half a gigabyte of zeros, packed into half a megabyte.
+        ("t10k-images-idx3-ubyte", gzip.compress(bytes(2**20)) * 512),
+        ("t10k-labels-idx1-ubyte", packed(11)),
+        ("t10k-labels-idx1-ubyte", packed(10, value=10)),
+    ],
+    ids=range(11),
+)
+def test_files_that_are_not_mnists_are_refused(name, content, small_mnist):
+    assert len(published.load_mnist(small_mnist)[0]) == 30
+    folder = small_mnist / "MNIST" / "raw"
+    (folder / f"{name}.gz").write_bytes(content)
+    with pytest.raises(ImgclfError, match="is damaged") as caught:
+        published.load_mnist(small_mnist)
+    assert str(folder) in caught.value.message
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(place=st.floats(0, 0.999), new=st.binary(min_size=1, max_size=6), kept=st.floats(0, 1))
+def test_any_damage_to_a_packed_file_is_found_or_harmless(place, new, kept, small_mnist):
+    damaged = bytearray(GOOD)
+    start = int(place * len(damaged))
+    damaged[start : start + len(new)] = new
+    del damaged[round(kept * len(damaged)) :]
+    path = small_mnist / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(damaged)
+    try:
+        images, *_ = published.load_mnist(small_mnist)
+    except ImgclfError:
+        return
+    # In gzip's header stand a time and a name, which count for nothing.
+    assert (images[20:] == 1).all()
+
+
+def test_a_file_that_may_not_be_read_is_named(cifar_like):
+    root, _ = cifar_like
+    path = root / "cifar-10-batches-py" / "data_batch_2"
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+    with pytest.raises(ImgclfError, match=r"data_batch_2' is damaged"):
+        published.load_cifar10(root)
 
 
 @pytest.fixture

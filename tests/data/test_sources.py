@@ -66,6 +66,14 @@ def test_file_is_no_folder_of_images(tmp_path: Path) -> None:
         load_dataset(TrainConfig(dataset=str(path)))
 
 
+@pytest.mark.parametrize(
+    "name", ["~nobody-of-that-name/x", "x" * 300, "a\0b", "digits/", "caf\udce9"]
+)
+def test_impossible_names_are_no_data_sets(name: str) -> None:
+    with pytest.raises(UsageError, match="no data set, folder or CSV file named"):
+        load_dataset(TrainConfig(dataset=name))
+
+
 def test_tilde_is_the_home_folder(digit_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(digit_files.parent))
     dataset = load_dataset(TrainConfig(dataset=f"~/{digit_files.name}"))

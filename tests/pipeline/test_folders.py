@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +209,84 @@ def test_a_csv_file_trains_to_the_same_numbers_as_its_folder(every_kind, tmp_pat
     assert listed.metrics == folder.metrics
     weights = [(run.folder / "model" / "weights.safetensors") for run in (folder, listed)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+HOSTILE_LABELS = (
+    "../../outside",
+    "/tmp/imgclf-outside",
+    "<script>alert(1)</script>",
+    'comma, "quotes"; $(touch x) `touch y`',
+    "two\nlines",
+    "犬 🐕 :dog:",
+    "{{ 7 * 7 }} %s {0}",
+    "\u202e reversed",
+)
+
+
+class Elements(HTMLParser):
+    """The elements of a page, and what it shows."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.names.add(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_hostile_names_stay_names_from_the_csv_file_to_the_answer(digit_files, tmp_path):
+    """Labels that are paths, code or markup, in a file whose name is no better."""
+    place = tmp_path / "a" / "place"
+    place.mkdir(parents=True)
+    listed = place / 'it\'s <b>odd</b>, 50% "50": {x} & ünï.csv'
+    files = sorted(digit_files.rglob("*.png"))
+    rows = [
+        [path, HOSTILE_LABELS[2 * int(path.parent.name) + number % 2]]
+        for number, path in enumerate(files)
+    ]
+    with listed.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["path", "label"], *rows])
+    runs, exports = place / "runs", place / "exports"
+    result = imgclf.train(TrainConfig(dataset=str(listed), epochs=2, runs_dir=str(runs)))
+    assert result.not_sent == ()
+    exported = imgclf.export(result.run_id, exports_dir=exports, triton=True)
+
+    # Everything was written below the two folders.
+    assert {path.name for path in place.iterdir()} == {listed.name, "runs", "exports"}
+    assert {path.name for path in tmp_path.rglob("*") if place not in path.parents} == {
+        "a",
+        "place",
+    }
+    assert not Path("/tmp/imgclf-outside").exists()
+    (folder,) = exports.iterdir()
+    assert folder.name == listed.stem
+
+    # The names are what they were, and nothing but names.
+    predictor = imgclf.Predictor(exported.model)
+    assert predictor.card.classes == tuple(sorted(HOSTILE_LABELS))
+    assert {answer.label for answer in predictor(files[:40])} <= set(HOSTILE_LABELS)
+    table = pandas.read_csv(result.folder / "test" / "predictions.csv", dtype=str)
+    assert set(table["label"]) == set(HOSTILE_LABELS)
+    page = Elements((result.folder / "report.html").read_text(encoding="utf-8"))
+    assert not {"script", "b"} & page.names
+    for label in HOSTILE_LABELS:
+        assert label in page.text
+    labels = next(folder.glob("triton/*/labels.txt")).read_text(encoding="utf-8").splitlines()
+    assert labels == [" ".join(label.split()) for label in sorted(HOSTILE_LABELS)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names there are always Unicode")
+def test_a_folder_whose_name_is_not_utf8_is_trained_exported_and_recorded(digit_files, tmp_path):
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(digit_files, root)
+    (root / "3").rename(root / os.fsdecode(b"drei\xff"))
+    config = TrainConfig(dataset=str(root), epochs=1, runs_dir=str(tmp_path / "runs"))
+    result = imgclf.train(config)
+    assert result.not_sent == ()
+    exported = imgclf.export(result.run_id, exports_dir=tmp_path / "exports")
+    assert imgclf.Predictor(exported.model).card.classes == ("0", "1", "2", "drei\\udcff")

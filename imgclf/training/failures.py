@@ -1,0 +1,137 @@
+"""What to say when the numbers of a training run go wrong, and what may help."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from imgclf.config import TrainConfig
+from imgclf.errors import ImgclfError, some_of
+
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+# How torch, CUDA's libraries and the CPU's allocator say that there is no memory left.
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|STATUS_ALLOC_FAILED|can't allocate memory|not enough memory", re.IGNORECASE
+)
+# Further from the mean than pixels from 0 to 255 ever lie where images differ at all.
+_EXTREME_INPUT = 50.0
+
+
+def out_of_memory_error(error: RuntimeError, config: TrainConfig) -> ImgclfError | None:
+    """Say which batch size did not fit into memory, and which one may.
+
+    It proposes half of the batch, or less where the one allocation that failed would still take
+    more than half of the GPU's memory; and as many more batches a step, so that a step averages
+    over as many images as before.
+
+    Args:
+        error: raised by a step: a `torch.OutOfMemoryError`, or what the CPU's allocator and CUDA's
+            libraries raise in its place.
+        config: of the run: ``batch_size`` and ``gradient_accumulation_steps``.
+
+    Returns:
+        what a person reads; None where memory was not what the step lacked.
+    """
+    if not isinstance(error, torch.OutOfMemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+        return None
+    size, text = config.batch_size, str(error)
+    tried, capacity = _gib_after("allocate", text), _gib_after("total capacity of", text)
+    figures = [f"{tried:,.2f} GiB more were asked for"] if tried else []
+    figures += [f"the GPU has {capacity:,.2f} GiB"] if capacity else []
+    own, free = _gib_after("this process has", text), _gib_after("of which", text)
+    if tried and own and (others := capacity - free - own) > tried:
+        figures.append(f"other programs hold {others:,.2f} GiB of it")
+    message = f"A step of --batch-size {size} does not fit into memory"
+    message += f": {', '.join(figures)}." if figures else "."
+    if size == 1:
+        return ImgclfError(
+            message, "Choose a smaller --model or --image-size, or a device with more memory."
+        )
+    fitting = size // 2
+    while fitting > 1 and capacity and tried * fitting / size > capacity / 2:
+        fitting //= 2
+    steps = config.gradient_accumulation_steps * round(size / fitting)
+    return ImgclfError(
+        message,
+        f"--batch-size {fitting} --gradient-accumulation-steps {steps} may fit, and averages over"
+        " as many images a step.",
+    )
+
+
+def _gib_after(words: str, text: str) -> float:
+    """Read a size such as ``2.50 GiB`` behind some words of torch's message; 0: it has none."""
+    found = re.search(rf"{words} ([\d.]+) (bytes|KiB|MiB|GiB)", text)
+    return float(found[1]) * _UNITS[found[2]] / 2**30 if found else 0.0
+
+
+@dataclass(frozen=True)
+class BadStep:
+    """A step whose loss was no number, or without bounds.
+
+    Attributes:
+        loss: nan or infinite.
+        epoch, step: when, counted from 1; the step over all epochs.
+        images: what identifies each image of the batch: its path below the data set's folder, or
+            its position in the data set.
+        learning_rate: of the step.
+        weights_are_finite: whether all weights were finite before the step; None: not looked at.
+        largest_input: the largest absolute value that the network read, in standard deviations of
+            the pixels; None: not looked at.
+    """
+
+    loss: float
+    epoch: int
+    step: int
+    images: Sequence[str]
+    learning_rate: float
+    weights_are_finite: bool | None = None
+    largest_input: float | None = None
+
+
+def diverged_error(bad: BadStep, bad_steps: int, config: TrainConfig) -> ImgclfError:
+    """Say that training diverged: in which step, on which images, and what the likely causes are.
+
+    Args:
+        bad: the first step of those that went wrong.
+        bad_steps: how many there were in a row, `bad` included.
+        config: of the run.
+    """
+    rest = f" and in {bad_steps - 1:,} after it" if bad_steps > 1 else ""
+    weights = "were still finite" if bad.weights_are_finite else "diverged"
+    shown = [f"#{name}" if name.isdigit() else name for name in bad.images]
+    return ImgclfError(
+        f"The training loss is {bad.loss} in step {bad.step:,} (epoch {bad.epoch:,}){rest}: the"
+        f" weights {weights}. The images of that step:\n{some_of(shown)}",
+        "Likely causes, the likeliest first:\n" + some_of(likely_causes(bad, config)),
+    )
+
+
+def likely_causes(bad: BadStep, config: TrainConfig) -> list[str]:
+    """Return what can have made a loss that is no number, each with what helps; likeliest first."""
+    rate = f"the learning rate, {bad.learning_rate:.3g} in that step"
+    rate_helps = "lower --learning-rate, raise --warmup-ratio"
+    if not config.gradient_clip_norm:
+        rate_helps += ", or limit gradients: --gradient-clip-norm 1"
+    causes = [f"{rate}: {rate_helps}"]
+    if config.precision == "fp16":
+        overflow = "fp16, which ends at 65,504: --precision bf16 or fp32"
+        # Weights that have overflowed are the learning rate's doing: their updates are in fp32.
+        causes.insert(0 if bad.weights_are_finite else 1, overflow)
+    if bad.largest_input is not None and bad.largest_input > _EXTREME_INPUT:
+        extreme = (
+            f"pixels {bad.largest_input:,.0f} standard deviations from the mean: almost all images"
+            " are of one colour; --normalization half, or look at the images above"
+        )
+        causes.insert(0 if bad.weights_are_finite else len(causes), extreme)
+    if config.class_weights == "balanced":
+        causes.append(
+            "a class with very few images, whose loss counts many times: --class-weights none or"
+            " --balanced-sampling true"
+        )
+    if config.loss != "cross-entropy":
+        causes.append(f"--loss {config.loss}: --loss cross-entropy")
+    causes.append(
+        "images or labels of that step that belong to no other: look at them, or leave them out"
+    )
+    return causes
