@@ -253,14 +253,33 @@ def next_command(command: str, **values: str) -> str:
         values: its options; for ``predict``, its arguments.
     """
     if _in_runners_environment():
-        parameters = [part for pair in values.items() for part in ("-P", "=".join(pair))]
-        manager = [] if _in_conda() else ["--env-manager", "uv"]
-        return shlex.join([*_mlflow(), "run", ".", *manager, "-e", command, *parameters])
+        return _runner_command("-e", command, **values)
     own = ["imgclf"] if shutil.which("imgclf") else [shown_path(sys.executable), "-m", "imgclf"]
     if command == "predict":
         return shlex.join([*own, command, *values.values()])
     options = [part for name, value in values.items() for part in (f"--{name}", value)]
     return shlex.join([*own, command, *options])
+
+
+def resume_command(run: str, runs_dir: Path) -> str:
+    """Return the command that goes on with a run, as it can be typed.
+
+    Args:
+        run: imgclf's id of it.
+        runs_dir: where its folder is.
+    """
+    elsewhere = {} if runs_dir == Path("runs").resolve() else {"runs-dir": shown_path(runs_dir)}
+    adopted = adopted_run()
+    if adopted:
+        # Without its id, the runner would open another run.
+        return _runner_command("--run-id", adopted, resume=adopted, **elsewhere)
+    return next_command("train", resume=run, **elsewhere)
+
+
+def _runner_command(*options: str, **parameters: str) -> str:
+    given = [part for pair in parameters.items() for part in ("-P", "=".join(pair))]
+    manager = [] if _in_conda() else ["--env-manager", "uv"]
+    return shlex.join([*_mlflow(), "run", ".", *manager, *options, *given])
 
 
 def _mlflow() -> list[str]:

@@ -151,7 +151,7 @@ def evaluate(
         if output_dir:
             shutil.copytree(report, output_dir, dirs_exist_ok=True)
     except BaseException as error:
-        end_early(tracker, error)
+        end_early(tracker, error, report.parent)
         raise
     not_sent = tuple(tracker.finish(FINISHED))
     tracker.check()

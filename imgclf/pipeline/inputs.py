@@ -42,7 +42,8 @@ def record_inputs(run: Run, model: ImageClassifier) -> None:
     tracker.dataset(f"{dataset.name}-split", split.digest, "split", dataset.source, seeded)
     if config.recipe:
         tracker.tags({"imgclf.recipe_overrides": json.dumps(run.overrides)})
-    (run.folder / "model").mkdir()
+    # They are there in a run that is resumed.
+    (run.folder / "model").mkdir(exist_ok=True)
     (run.folder / "model" / "config.json").write_text(config.to_json(), encoding="utf-8")
     _write_split(run.folder / "split.csv", dataset, split)
     # In JSON, what a file's name has beside UTF-8 is escaped as Python would.

@@ -1,23 +1,29 @@
 """Weights on disk, as safetensors: nothing in such a file can run."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from imgclf.errors import ImgclfError
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's weights and buffers, so that the file is whole at every moment."""
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a model's weights and buffers, on the CPU."""
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in model.state_dict().items()
     }
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write what `weights_of` returned, so that the file is whole at every moment."""
     temporary = path.with_name(path.name + ".part")
-    save_file(tensors, temporary)
+    save_file(dict(weights), temporary)
     os.replace(temporary, path)
 
 
