@@ -17,10 +17,10 @@ from imgclf.tracking.identity import (
     RunIdentity,
     adopted_run,
     find_run_folder,
-    mlflow_run_id,
+    read_identity,
 )
-from imgclf.tracking.journal import read_records
-from imgclf.tracking.tracker import FINISHED
+from imgclf.tracking.journal import FINISHED, JOURNAL_FILE, read_records
+from imgclf.tracking.sent import read_sent
 from imgclf.training.checkpoint import Checkpoint, newest_checkpoint
 
 _START = "start.json"
@@ -99,28 +99,26 @@ def find_interrupted(run: str, runs_dir: Path, given: Mapping[str, Any]) -> Inte
         ImgclfError: there is no such run, or its files are damaged.
     """
     folder = find_run_folder(runs_dir, run)
+    identity = read_identity(folder)
     try:
         start = json.loads((folder / _START).read_text(encoding="utf-8"))
-        records = list(read_records(folder / "journal.jsonl"))
-        first = RunIdentity(**records[0].content["identity"])
-        config = TrainConfig(**start["config"])
-        overrides = dict(start["overrides"])
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        config, overrides = TrainConfig(**start["config"]), dict(start["overrides"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ImgclfError(
-            f"Run {folder.name} cannot be resumed: its folder '{folder}' is not whole ({error}).",
-            "It ended before its first moment, or was written by another version. Train anew.",
+            f"Run {folder.name} cannot be resumed: '{folder / _START}' is missing or damaged.",
+            "It is no training run, or was begun by another version of imgclf. Train anew.",
         ) from error
-    if records[-1].kind == "end" and records[-1].content["status"] == FINISHED:
+    status, tags = "", {}
+    for record in read_records(folder / JOURNAL_FILE):
+        if record.kind == "tags":
+            tags |= record.content["values"]
+        status = record.content["status"] if record.kind == "end" else ""
+    if status == FINISHED:
         raise UsageError(
             f"Run {folder.name} has finished; there is nothing to resume.",
             "If MLflow lacks a part of it: imgclf sync",
         )
     _refuse_other_options(folder.name, config, given)
-    identity = dataclasses.replace(first, folder=str(folder.resolve()))
-    tags = {}
-    for record in records:
-        if record.kind == "tags":
-            tags |= record.content["values"]
     return Interrupted(_adopted(identity, folder), config, overrides, tags)
 
 
@@ -143,7 +141,7 @@ def _refuse_other_options(run: str, config: TrainConfig, given: Mapping[str, Any
 
 def _adopted(identity: RunIdentity, folder: Path) -> RunIdentity:
     """Say which run of MLflow goes on; under ``mlflow run``, only one that it has opened again."""
-    own, opened = mlflow_run_id(folder), adopted_run()
+    own, opened = read_sent(folder).mlflow_run_id or identity.adopted, adopted_run()
     if opened and opened != own:
         raise UsageError(
             f"'mlflow run' has opened a new, empty run; run {identity.run_id} must go on in its"

@@ -134,7 +134,7 @@ def _train(
     try:
         run = Run(config, overrides, compute, dataset, split, scan, tracker, folder)
         record_inputs(run, model)
-        checkpoint = interrupted and interrupted.checkpoint(say)
+        checkpoint = interrupted.checkpoint(say) if interrupted else None
         run.timings["time/data_seconds"] = time.perf_counter() - started
         progress = fit(run, model, augmentation, interruption, checkpoint)
         run.timings["time/train_seconds"] = progress.seconds
