@@ -10,8 +10,8 @@ from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.scan import Scan
 from imgclf.data.splits import Split
+from imgclf.next_command import resume_command
 from imgclf.progress import say
-from imgclf.summary import resume_command
 from imgclf.tracking.environment import environment_tags
 from imgclf.tracking.tracker import FAILED, KILLED, Tracker
 from imgclf.training.device import Compute

@@ -93,7 +93,7 @@ def main() -> None:
                 os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
                 run(json.loads(line))
                 code = 0
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - whatever it is, its parent must go on
                 sys.excepthook(*sys.exc_info())
             finally:
                 from imgclf.tracking.sender import stop_kept_senders

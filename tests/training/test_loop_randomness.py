@@ -12,7 +12,6 @@ from small_training import (
     FP32,
     Event,
     assert_same_weights,
-    copied,
     digits_cnn,
     loader_of,
 )
