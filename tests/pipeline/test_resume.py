@@ -127,18 +127,25 @@ def assert_equal_runs(folder: Path, undisturbed: Path) -> None:
     assert steps == [1, 2, 3, 4]
 
 
+MOMENTS = [
+    ("half of a checkpoint", 3),
+    ("half of a record", 6),
+    ("sending the rest", 1),
+]
+MORE_MOMENTS = [
+    ("step", 30),
+    ("before a checkpoint has its name", 2),
+    ("between checkpoint and journal", 1),
+    ("best weights", 2),
+    ("validation", 1),
+    ("evaluation at the end", 2),
+]
+
+
+@pytest.mark.parametrize("moments", [MOMENTS, pytest.param(MORE_MOMENTS, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(
-    trainings: Trainings, undisturbed: Path, tmp_path: Path
+    moments: list[tuple[str, int]], trainings: Trainings, undisturbed: Path, tmp_path: Path
 ) -> None:
-    moments = [
-        ("step", 30),
-        ("half of a checkpoint", 2),
-        ("between checkpoint and journal", 1),
-        ("half of a record", 6),
-        ("validation", 1),
-        ("evaluation at the end", 2),
-        ("sending the rest", 1),
-    ]
     run = ""
     for moment, count in moments:
         assert trainings.run(tmp_path, moment, count, resume=run) == -signal.SIGKILL, moment
