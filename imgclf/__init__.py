@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from imgclf.errors import ImgclfError
     from imgclf.pipeline.evaluate import EvaluationResult, evaluate
     from imgclf.pipeline.export import ExportResult, export
-    from imgclf.pipeline.train import TrainResult, train
+    from imgclf.pipeline.train import TrainResult, resume, train
     from imgclf.predict import Prediction, Predictor
 
 __version__ = "0.1.0"
@@ -24,12 +24,14 @@ _HOMES = {
     "TrainResult": "imgclf.pipeline.train",
     "evaluate": "imgclf.pipeline.evaluate",
     "export": "imgclf.pipeline.export",
+    "resume": "imgclf.pipeline.train",
     "train": "imgclf.pipeline.train",
 }
 
 __all__ = [  # noqa: RUF022 - in the order of use
     "TrainConfig",
     "train",
+    "resume",
     "TrainResult",
     "export",
     "ExportResult",

@@ -34,29 +34,38 @@ def main() -> None:
 @main.command(cls=ConfigCommand)
 @config_options
 @click.option("--save-recipe", metavar="FILE", help="Write the options to a YAML file as well.")
-def train(save_recipe: str | None, **given: Any) -> None:
+@click.option("--resume", metavar="ID", help="Go on with a run that was ended before its time.")
+def train(save_recipe: str | None, resume: str | None, **given: Any) -> None:
     """Train a classifier and record the run in MLflow.
+
+    SIGINT and SIGTERM end it between two steps, with a checkpoint.
 
     \b
     Examples:
       imgclf train
       imgclf train --recipe mnist-cnn --epochs 5
       imgclf train --dataset photos --epochs 30 --horizontal-flip true
+      imgclf train --resume 20261121-090144-3f2a
     """
     # SIGTERM ends the run as Ctrl-C does, so that MLflow is told.
     signal.signal(signal.SIGTERM, _terminate)
     values = {name: value for name, value in given.items() if value is not None}
-    config = TrainConfig.from_dict(values)
+    config = TrainConfig() if resume else TrainConfig.from_dict(values)
     if save_recipe:
+        if resume:
+            raise UsageError("--save-recipe writes options down; a resumed run has its own.")
         config.save_recipe(Path(save_recipe))
     from imgclf.tracking.sender import prepare_sender
 
     try:
         # mlflow is imported by the process that sends, torch meanwhile by this one.
         prepare_sender()
-        from imgclf.pipeline.train import train as run_training
+        from imgclf.pipeline import train as training
 
-        result = run_training(config)
+        if resume:
+            result = training.resume(resume, values.get("runs_dir", "runs"), values)
+        else:
+            result = training.train(config)
     except KeyboardInterrupt:
         sys.exit(130)
     from imgclf.summary import print_training

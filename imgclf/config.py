@@ -235,6 +235,13 @@ class TrainConfig:
     label_smoothing: float = _optimisation(
         0.0, "Label smoothing of the loss.", minimum=0.0, maximum=0.9
     )
+    max_bad_steps: int = _optimisation(
+        10,
+        "Steps in a row whose loss may be infinite or no number; they leave the weights alone, and"
+        " one more ends the run.",
+        minimum=0,
+        maximum=1_000_000,
+    )
     ema: bool = _optimisation(
         False,
         "Average the weights (exponential moving average) and use the average.",
@@ -276,6 +283,12 @@ class TrainConfig:
         False,
         "Generate code for the network (torch.compile); it takes half a minute or more and a C++"
         " compiler, and changes results by rounding only.",
+    )
+    checkpoint_minutes: float = _machine(
+        10.0,
+        "Minutes between two checkpoints inside an epoch; each epoch ends with one.",
+        minimum=0.001,
+        maximum=100_000.0,
     )
     threads: int = _machine(0, "CPU threads; 0: one for each core.", minimum=0, maximum=4096)
     experiment: str = _tracking(

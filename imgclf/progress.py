@@ -118,6 +118,7 @@ class TrainingDisplay:
             disable=not self._console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._has_headings = False
 
     def __enter__(self) -> "TrainingDisplay":
         self._progress.start()
@@ -160,6 +161,7 @@ class TrainingDisplay:
             headings += "  val loss  accuracy  "
             mark = "*" if is_best else " "
             line += f"  {validation.loss:8.4f}  {validation.accuracy:8.2%} {mark}"
-        if end.epoch == 1:
+        if not self._has_headings:
             self.say(f"{headings}  images/s")
+            self._has_headings = True
         self.say(f"{line}  {end.images_per_second:8,.0f}")

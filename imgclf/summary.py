@@ -1,11 +1,7 @@
 """What a command prints at its end: what came of it, and the next command, ready to be typed."""
 
-import os
 import shlex
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from imgclf.errors import printable
+from imgclf.next_command import mlflow_command, next_command, shown_path
 from imgclf.recipes import MODELS
-from imgclf.tracking.identity import adopted_run
 from imgclf.tracking.user_interface import ui_arguments
 
 if TYPE_CHECKING:  # importing them loads torch or mlflow
@@ -88,7 +84,7 @@ def _print_ui_command(tracking_uri: str) -> None:
     click.echo()
     arguments = ui_arguments(tracking_uri)
     if arguments is not None:
-        click.echo(f"look at it:  {shlex.join([*_mlflow(), *arguments])}")
+        click.echo(f"look at it:  {shlex.join([*mlflow_command(), *arguments])}")
 
 
 def print_export(result: "ExportResult") -> None:
@@ -246,50 +242,6 @@ def print_models() -> None:
         )
     Console(highlight=False).print(table)
     click.echo("\nfor 32x32 colour images of 10 classes")
-
-
-def next_command(command: str, **values: str) -> str:
-    """Return a command of ours as it can be typed in the shell that this one was typed in.
-
-    Args:
-        command: ``train``, ``export`` or ``predict``.
-        values: its options; for ``predict``, its arguments.
-    """
-    if _in_runners_environment():
-        parameters = [part for pair in values.items() for part in ("-P", "=".join(pair))]
-        manager = [] if _in_conda() else ["--env-manager", "uv"]
-        return shlex.join([*_mlflow(), "run", ".", *manager, "-e", command, *parameters])
-    own = ["imgclf"] if shutil.which("imgclf") else [shown_path(sys.executable), "-m", "imgclf"]
-    if command == "predict":
-        return shlex.join([*own, command, *values.values()])
-    options = [part for name, value in values.items() for part in (f"--{name}", value)]
-    return shlex.join([*own, command, *options])
-
-
-def _mlflow() -> list[str]:
-    if _in_runners_environment():
-        return ["mlflow"] if _in_conda() else ["uvx", f"mlflow@{version('mlflow')}"]
-    return ["mlflow"] if shutil.which("mlflow") else [shown_path(sys.executable), "-m", "mlflow"]
-
-
-def _in_runners_environment() -> bool:
-    """Tell whether the runner made the environment of this process; the shell has another."""
-    return bool(adopted_run()) and not shutil.which("imgclf")
-
-
-def _in_conda() -> bool:
-    return os.environ.get("CONDA_PREFIX") == sys.prefix
-
-
-def shown_path(path: "str | os.PathLike[str]") -> str:
-    """Return a path as it can be typed: relative where it lies below the current folder.
-
-    Under the runner it is absolute: the shell may be in another folder.
-    """
-    absolute = Path(os.path.abspath(path))
-    if adopted_run() or not absolute.is_relative_to(Path.cwd()):
-        return str(absolute)
-    return str(absolute.relative_to(Path.cwd()))
 
 
 def _percent(value: float | None) -> str:

@@ -95,17 +95,22 @@ class TrainLoader:
         """Images of each class, int64 [classes], on the device."""
         return torch.bincount(self._labels, minlength=self._num_classes)
 
-    def epoch(self, epoch: int) -> Iterator[list[Batch]]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """Yield the batches of each step, in the order of this epoch.
 
         Every image comes exactly once, or every class equally often with balanced sampling. The
         last batch of an epoch may be smaller than the others, or larger by one.
+
+        Args:
+            epoch: from 1.
+            first_step: steps before it are left out; the others are what they always are.
         """
+        steps = self._steps[first_step:]
         order = self._order(epoch)
         on_device = torch.from_numpy(order).to(self._device)
         draws = self._augmentation.draw(self._shape_of_padded(), self._config.seed, epoch)
-        sources = self._sources(order, on_device)
-        for step in self._steps:
+        sources = self._sources(order, on_device, [batch for step in steps for batch in step])
+        for step in steps:
             batches = []
             for start, end in step:
                 rows = chosen = on_device[start:end]
@@ -115,11 +120,15 @@ class TrainLoader:
                 batches.append(self._batch(*next(sources), chosen, draws.rows(rows)))
             yield batches
 
+    def positions(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Return which images of the data set a step of an epoch sees, int64 [n]."""
+        bounds = self._steps[step]
+        return self._positions[self._order(epoch)[bounds[0][0] : bounds[-1][1]]]
+
     def _sources(
-        self, order: NDArray[np.int64], on_device: Tensor
+        self, order: NDArray[np.int64], on_device: Tensor, bounds: list[tuple[int, int]]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield, batch by batch, the padded images that it is cut from and which of them."""
-        bounds = [batch for step in self._steps for batch in step]
         if self.resident:
             for start, end in bounds:
                 yield self._on_device, on_device[start:end]

@@ -154,7 +154,7 @@ def evaluate(
                 for path in report.iterdir():
                     shutil.copyfile(path, Path(output_dir) / path.name)
     except BaseException as error:
-        end_early(tracker, error)
+        end_early(tracker, error, report.parent)
         raise
     not_sent = tuple(tracker.finish(FINISHED))
     tracker.check()

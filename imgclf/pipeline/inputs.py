@@ -44,7 +44,8 @@ def record_inputs(run: Run, model: ImageClassifier) -> None:
     if config.recipe:
         tracker.tags({"imgclf.recipe_overrides": json.dumps(run.overrides)})
     with writing("the run", run.folder):
-        (run.folder / "model").mkdir()
+        # It is there in a run that is resumed.
+        (run.folder / "model").mkdir(exist_ok=True)
     write_whole(run.folder / "model" / "config.json", config.to_json().encode(), "the parameters")
     _write_split(run.folder / "split.csv", dataset, split)
     # In JSON, what a file's name has beside UTF-8 is escaped as Python would.

@@ -1,5 +1,6 @@
 """A run in progress, and the end of one that does not finish."""
 
+import traceback
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.scan import Scan
 from imgclf.data.splits import Split
+from imgclf.next_command import resume_command
 from imgclf.progress import say
 from imgclf.tracking.environment import environment_tags
 from imgclf.tracking.tracker import FAILED, KILLED, Tracker
@@ -16,6 +18,12 @@ from imgclf.training.device import Compute
 
 # Metric name -> (epoch, value) pairs.
 History = dict[str, list[tuple[int, float]]]
+
+# In the run's folder.
+CHECKPOINTS = "checkpoints"
+_TRACEBACK = "traceback.txt"
+# Who asks a run to end waits for so long, the steps before included.
+_SECONDS_TO_LEAVE = 5.0
 
 
 @dataclass(frozen=True)
@@ -38,16 +46,35 @@ class Run:
     folder: Path
     timings: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def checkpoints(self) -> Path:
+        """Their folder."""
+        return self.folder / CHECKPOINTS
+
     @cached_property
     def environment(self) -> dict[str, str]:
         """Device, versions and git commit, as they were when this was first asked for."""
         return environment_tags(self.compute.device_name, self.config)
 
 
-def end_early(tracker: Tracker, error: BaseException) -> None:
-    """Record how a run ended that did not finish, and say whether MLflow knows."""
-    status = KILLED if isinstance(error, KeyboardInterrupt | SystemExit) else FAILED
+def end_early(tracker: Tracker, error: BaseException, folder: Path) -> None:
+    """Record how a run ended that did not finish, and say whether MLflow knows.
+
+    Args:
+        tracker: of the run.
+        error: what ended it: a signal (`KeyboardInterrupt`, `SystemExit`) or a failure.
+        folder: the run's.
+    """
+    killed = isinstance(error, KeyboardInterrupt | SystemExit)
+    status = KILLED if killed else FAILED
     say(f"ending the run as {status}")
     tracker.tags({"imgclf.error": " ".join(f"{type(error).__name__}: {error}".split())})
-    for problem in tracker.finish(status):
+    if not killed:
+        text = "".join(traceback.format_exception(error))
+        (folder / _TRACEBACK).write_text(text, encoding="utf-8", errors="backslashreplace")
+        tracker.artifact(_TRACEBACK)
+    problems = tracker.finish(status, _SECONDS_TO_LEAVE) if killed else tracker.finish(status)
+    for problem in problems:
         say(f"MLflow was not told: {problem}")
+    if (folder / CHECKPOINTS).is_dir():
+        say(f"resume it:  {resume_command(folder.name, folder.parent)}")

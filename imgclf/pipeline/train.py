@@ -4,21 +4,18 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from imgclf.config import AUTO, TrainConfig
 from imgclf.data.augment import Augmentation
-from imgclf.data.dataset import ImageDataset, SelectedImages
-from imgclf.data.loader import Batch, TrainLoader
+from imgclf.data.dataset import ImageDataset
 from imgclf.data.scan import scan_dataset
 from imgclf.data.splits import Split
 from imgclf.errors import UsageError
-from imgclf.evaluation.drawing import save
-from imgclf.evaluation.image_grids import image_grid, target_titles
-from imgclf.evaluation.inference import predict_logits
-from imgclf.evaluation.metrics import Metrics, compute_metrics
+from imgclf.interruption import Interruption, interruptions
 from imgclf.models import (
     ImageClassifier,
     create_classifier,
@@ -26,18 +23,16 @@ from imgclf.models import (
     num_parameters,
 )
 from imgclf.pipeline.data import load_and_split
+from imgclf.pipeline.fit import fit
 from imgclf.pipeline.inputs import record_inputs
 from imgclf.pipeline.outcome import record_outcome
-from imgclf.pipeline.run import History, Run, end_early
-from imgclf.progress import TrainingDisplay, print_start
+from imgclf.pipeline.resume import Interrupted, find_interrupted, write_start
+from imgclf.pipeline.run import Run, end_early
+from imgclf.progress import print_start, say
 from imgclf.tracking.identity import create_identity
 from imgclf.tracking.tracker import FINISHED, Tracker
 from imgclf.training.device import Compute, choose_compute
-from imgclf.training.loop import EpochEnd, Snapshot, TrainState, train_epochs
-from imgclf.training.selection import Selection
-from imgclf.training.weights import save_weights
 
-SHOWN_SAMPLES = 36
 _IMAGES_AT_A_TIME = 4096
 # Enough for the covariance of small patches: 2,000 images of 32x32.
 _WHITENING_PIXELS = 2000 * 32**2
@@ -72,6 +67,9 @@ class TrainResult:
 def train(config: TrainConfig | None = None) -> TrainResult:
     """Train a classifier, and record the whole run in MLflow and in its local folder.
 
+    SIGINT and SIGTERM end it between two steps, with a checkpoint: as `KeyboardInterrupt` and
+    ``SystemExit(143)``, once MLflow is told.
+
     Args:
         config: the run's parameters; None for the defaults.
 
@@ -80,7 +78,35 @@ def train(config: TrainConfig | None = None) -> TrainResult:
         ImgclfError: the data cannot be used, or training failed; the run ends as FAILED.
     """
     config = config or TrainConfig()
-    overrides = config.overridden()
+    with interruptions() as interruption:
+        return _train(config, config.overridden(), interruption, None)
+
+
+def resume(run: str, runs_dir: str = "runs", given: dict[str, Any] | None = None) -> TrainResult:
+    """Go on with a run that was ended before its time, from its last checkpoint.
+
+    On a CPU it comes to the same weights and metrics as one that was never ended, bit for bit.
+
+    Args:
+        run: its id, imgclf's or MLflow's.
+        runs_dir: where its folder is.
+        given: parameters by name, which must be the run's own.
+
+    Raises:
+        UsageError: parameters differ, or the run has finished; nothing was recorded.
+        ImgclfError: as `train`; and there is no such run, it is running, or its data differ.
+    """
+    interrupted = find_interrupted(run, Path(runs_dir), given or {})
+    with interruptions() as interruption:
+        return _train(interrupted.config, interrupted.overrides, interruption, interrupted)
+
+
+def _train(
+    config: TrainConfig,
+    overrides: dict[str, Any],
+    interruption: Interruption,
+    interrupted: Interrupted | None,
+) -> TrainResult:
     compute = choose_compute(config)
     started = time.perf_counter()
     dataset, split = load_and_split(config)
@@ -95,19 +121,26 @@ def train(config: TrainConfig | None = None) -> TrainResult:
     model = create_model(config, dataset, split)
     scan = scan_dataset(dataset, split)
     print_start(config, compute, dataset, split, scan, num_parameters(model))
-    identity = create_identity(Path(config.runs_dir), "train", config.run_name, config.experiment)
+    if interrupted is None:
+        identity = create_identity(
+            Path(config.runs_dir), "train", config.run_name, config.experiment
+        )
+        write_start(Path(identity.folder), config, overrides)
+    else:
+        interrupted.check_data(dataset.digest, split.digest)
+        identity = interrupted.identity
     folder = Path(identity.folder)
-    tracker = Tracker(identity, folder)
+    tracker = Tracker(identity, folder, resumed=interrupted is not None)
     try:
         run = Run(config, overrides, compute, dataset, split, scan, tracker, folder)
         record_inputs(run, model)
-        begun = time.perf_counter()
-        run.timings["time/data_seconds"] = begun - started
-        selection, history = _fit(run, model, augmentation)
-        run.timings["time/train_seconds"] = time.perf_counter() - begun
-        metrics = record_outcome(run, model, selection, history)
+        checkpoint = interrupted.checkpoint(say) if interrupted else None
+        run.timings["time/data_seconds"] = time.perf_counter() - started
+        progress = fit(run, model, augmentation, interruption, checkpoint)
+        run.timings["time/train_seconds"] = progress.seconds
+        metrics = record_outcome(run, model, progress.selection, progress.history)
     except BaseException as error:
-        end_early(tracker, error)
+        end_early(tracker, error, folder)
         raise
     not_sent = tuple(tracker.finish(FINISHED))
     tracker.check()
@@ -117,7 +150,7 @@ def train(config: TrainConfig | None = None) -> TrainResult:
         url=tracker.url,
         tracking_uri=tracker.tracking_uri,
         folder=folder,
-        best_epoch=selection.best_epoch,
+        best_epoch=progress.selection.best_epoch,
         metrics=metrics,
         timings=run.timings,
         not_sent=not_sent,
@@ -177,94 +210,3 @@ def _resolve(config: TrainConfig, compute: Compute, dataset: ImageDataset) -> Tr
         precision=compute.precision_name,
         threads=compute.threads,
     )
-
-
-def _fit(run: Run, model: ImageClassifier, augmentation: Augmentation) -> tuple[Selection, History]:
-    """Train; keep the best epoch's weights in ``model/weights.safetensors``."""
-    config, dataset, split = run.config, run.dataset, run.split
-    whole = augmentation.reads_beyond_the_centre
-    stored = dataset.images if whole else dataset.inputs(slice(None))
-    loader = TrainLoader(
-        stored,
-        split.train,
-        dataset.labels,
-        len(dataset.classes),
-        augmentation,
-        config,
-        run.compute.device,
-    )
-    state = TrainState.start(model, config, run.compute)
-    selection = Selection(config.monitor)
-    history: History = {}
-    val_images = SelectedImages(dataset, split.val)
-    test_images = SelectedImages(dataset, split.test) if config.track_test else None
-    _record_samples(run, next(loader.epoch(1))[0])
-    run.tracker.wait_until_open()
-    epoch_start = time.perf_counter()
-    with TrainingDisplay(config.epochs, loader.steps_per_epoch) as display:
-        for event in train_epochs(state, loader, config, run.compute):
-            run.tracker.check()
-            if isinstance(event, Snapshot):
-                display.snapshot(event)
-                continue
-            validation = _validate(run, state, val_images)
-            is_best = _select(selection, event, validation)
-            if is_best:
-                save_weights(state.selected_model, run.folder / "model" / "weights.safetensors")
-            seconds = time.perf_counter() - epoch_start
-            metrics = _epoch_metrics(event, validation, seconds, loader)
-            if test_images is not None:
-                metrics["epoch/test_accuracy"] = _test_accuracy(run, state, test_images)
-            run.tracker.metrics(metrics, step=event.epoch, summary=selection.metrics())
-            for name, value in metrics.items():
-                history.setdefault(name, []).append((event.epoch, value))
-            display.epoch_end(event, validation, is_best)
-            if selection.exhausted(config.early_stopping_patience):
-                display.say(f"stopped early: no better for {config.early_stopping_patience} epochs")
-                break
-            epoch_start = time.perf_counter()
-    return selection, history
-
-
-def _validate(run: Run, state: TrainState, images: SelectedImages) -> Metrics | None:
-    if not len(images):
-        return None
-    logits = predict_logits(state.selected_model, images, run.compute.device)
-    return compute_metrics(logits, run.dataset.labels[run.split.val])
-
-
-def _test_accuracy(run: Run, state: TrainState, images: SelectedImages) -> float:
-    """Evaluate an epoch on the test split, for curves; nothing may be chosen by it."""
-    logits = predict_logits(state.selected_model, images, run.compute.device)
-    return compute_metrics(logits, run.dataset.labels[run.split.test]).accuracy
-
-
-def _record_samples(run: Run, batch: Batch) -> None:
-    """Show what the network is about to see, so that wrong labels or crops are noticed early."""
-    images = batch.images[:SHOWN_SAMPLES].cpu().numpy()
-    titles = target_titles(batch.targets[:SHOWN_SAMPLES].cpu().numpy(), run.dataset.classes)
-    heading = "First training batch, after augmentation"
-    save(image_grid(images, titles, heading=heading), run.folder / "samples.png")
-    run.tracker.artifact("samples.png")
-
-
-def _select(selection: Selection, end: EpochEnd, validation: Metrics | None) -> bool:
-    if validation is None:
-        selection.keep_last(end.epoch)
-        return True
-    return selection.update(end.epoch, validation.scalars("val"))
-
-
-def _epoch_metrics(
-    end: EpochEnd, validation: Metrics | None, seconds: float, loader: TrainLoader
-) -> dict[str, float]:
-    images_per_step = loader.num_images / loader.steps_per_epoch
-    metrics = {
-        "train/loss": end.loss,
-        "train/accuracy": end.accuracy,
-        "lr": end.learning_rate,
-        "images_per_second": end.images_per_second,
-        "step_milliseconds": 1000 * images_per_step / end.images_per_second,
-        "epoch_seconds": seconds,
-    }
-    return metrics if validation is None else metrics | validation.scalars("val")

@@ -67,10 +67,9 @@ def _gib_after(words: str, text: str) -> float:
 
 @dataclass(frozen=True)
 class BadStep:
-    """A step whose loss was no number, or without bounds.
+    """A step whose loss was no number, or infinite.
 
     Attributes:
-        loss: nan or infinite.
         epoch, step: when, counted from 1; the step over all epochs.
         images: what identifies each image of the batch: its path below the data set's folder, or
             its position in the data set.
@@ -80,7 +79,6 @@ class BadStep:
             the pixels; None: not looked at.
     """
 
-    loss: float
     epoch: int
     step: int
     images: Sequence[str]
@@ -101,7 +99,7 @@ def diverged_error(bad: BadStep, bad_steps: int, config: TrainConfig) -> ImgclfE
     weights = "were still finite" if bad.weights_are_finite else "diverged"
     shown = [f"#{name}" if name.isdigit() else name for name in bad.images]
     return ImgclfError(
-        f"The training loss is {bad.loss} in step {bad.step:,} (epoch {bad.epoch:,}){rest}: the"
+        f"The training loss is not finite in step {bad.step:,} (epoch {bad.epoch:,}){rest}: the"
         f" weights {weights}. The images of that step:\n{some_of(shown)}",
         "Likely causes, the likeliest first:\n" + some_of(likely_causes(bad, config)),
     )

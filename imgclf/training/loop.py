@@ -1,10 +1,12 @@
 """The training loop. It reads from top to bottom and knows neither tracker nor screen.
 
-It yields: a `Snapshot` at most twice a second, when the state is consistent and may be saved, and
-an `EpochEnd` after each pass over the images. What to do with them is the caller's business.
+It yields: a `Snapshot` at most twice a second and when it is told to stop, moments at which the
+state is consistent and may be saved, and an `EpochEnd` after each pass over the images. What to do
+with them is the caller's business.
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,13 +30,36 @@ SECONDS_BETWEEN_SNAPSHOTS = 0.5
 
 
 @dataclass
+class EpochSums:
+    """Of the epoch in progress, gathered on the device and read only for a snapshot.
+
+    Attributes:
+        sums: float32 [3]: losses, right answers, and images, where the loss was finite.
+        steps: steps of the epoch so far.
+        seconds: what they have taken, up to the last snapshot.
+    """
+
+    sums: Tensor
+    steps: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def start(cls, device: torch.device) -> "EpochSums":
+        """Begin an epoch."""
+        return cls(torch.zeros(3, dtype=torch.float32, device=device))
+
+
+@dataclass
 class TrainState:
-    """All that changes while training.
+    """All that changes while training; a checkpoint holds all of it.
 
     Attributes:
         model: the weights that are optimised.
         averaged: their moving average, or None where it is not wanted.
         optimizer, scaler: the optimiser, and the loss scaling that fp16 needs.
+        sums: of the epoch in progress.
+        bad_steps: int64 [2], on the device: how many of the last steps in a row had a loss that is
+            not finite, and the first step of those that were too many, else -1.
         epoch: complete epochs so far.
         step: steps so far, over all epochs.
     """
@@ -43,6 +68,8 @@ class TrainState:
     averaged: nn.Module | None
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
+    sums: EpochSums
+    bad_steps: Tensor
     epoch: int = 0
     step: int = 0
 
@@ -57,6 +84,8 @@ class TrainState:
             averaged=copy.deepcopy(model) if config.ema else None,
             optimizer=create_optimizer(model, config),
             scaler=torch.amp.GradScaler(compute.device.type, enabled=scaled),
+            sums=EpochSums.start(compute.device),
+            bad_steps=torch.tensor([0, -1], device=compute.device),
         )
 
     @property
@@ -67,13 +96,17 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A moment inside an epoch. Loss and accuracy are means over the epoch so far."""
+    """A moment inside an epoch. Loss and accuracy are means over the epoch so far.
+
+    Where ``bad_steps`` is not 0, so many last steps had a loss that is not finite.
+    """
 
     epoch: int
     step_in_epoch: int
     loss: float
     accuracy: float
     images_per_second: float
+    bad_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +120,22 @@ class EpochEnd:
     images_per_second: float
 
 
+class NonFiniteLossError(ImgclfError):
+    """The loss is no longer finite.
+
+    Attributes:
+        step: the first of the steps in a row, from 0, over all epochs.
+        bad_steps: how many there were in a row when that was too many.
+    """
+
+    def __init__(self, step: int, bad_steps: int) -> None:
+        super().__init__(
+            f"The training loss is not finite from step {step + 1} on: the weights diverged.",
+            "Lower --learning-rate, raise --warmup-ratio, or use --precision fp32.",
+        )
+        self.step, self.bad_steps = step, bad_steps
+
+
 def train_epochs(
     state: TrainState,
     loader: TrainLoader,
@@ -96,43 +145,51 @@ def train_epochs(
 ) -> Iterator[Snapshot | EpochEnd]:
     """Train until ``config.epochs`` are complete or ``stop()`` is true after a step.
 
+    It goes on where the state stands, inside an epoch too.
+
     Raises:
-        ImgclfError: the loss is no longer finite.
+        NonFiniteLossError: for more than ``config.max_bad_steps`` steps in a row, or to the end.
     """
     loss_of = create_loss(config, loader.class_counts)
     forward = compiled_forward(state.model) if config.compile else state.model
     for epoch in range(state.epoch + 1, config.epochs + 1):
-        meter = _Meter(epoch, compute.device)
+        clock = _Clock(state.sums.seconds)
         state.model.train()
-        for batches in loader.epoch(epoch):
+        for batches in loader.epoch(epoch, state.sums.steps):
             # Dropout is drawn from (seed, step) alone, so that a resumed run draws the same.
             seed_generator(compute.device, _step_seed(config.seed, state.step))
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate_at(state.step, loader.steps_per_epoch, config)
             state.optimizer.zero_grad()
             num_images = sum(map(len, batches))
+            sums = torch.zeros_like(state.sums.sums)
             for batch in batches:
                 with _autocast(compute):
                     logits = forward(batch.images)
                 loss = loss_of(logits, batch.targets)
                 state.scaler.scale(loss * (len(batch) / num_images)).backward()
-                meter.add(loss, logits, batch.labels)
+                sums += _sums(loss, logits, batch.labels)
+            finite = _add(state, sums, config.max_bad_steps)
             if config.gradient_clip_norm:
                 state.scaler.unscale_(state.optimizer)
                 clip_grad_norm_(state.model.parameters(), config.gradient_clip_norm)
-            state.scaler.step(state.optimizer)
-            state.scaler.update()
+            _step(state, finite)
             if state.averaged is not None:
                 update_average(state.averaged, state.model, state.step, config.ema_decay)
             state.step += 1
+            state.sums.steps += 1
 
-            if meter.due():
-                yield meter.snapshot()
-            if stop():
+            stopping = stop()
+            if stopping or clock.due():
+                yield _snapshot(state, epoch, clock, config)
+            if stopping:
                 return
-        state.epoch = epoch
-        end = meter.snapshot()
-        last_rate = state.optimizer.param_groups[0]["lr"]
+        end = _snapshot(state, epoch, clock, config)
+        if end.bad_steps and epoch == config.epochs:
+            # No step comes that could be better.
+            raise NonFiniteLossError(state.step - end.bad_steps, end.bad_steps)
+        state.epoch, state.sums = epoch, EpochSums.start(compute.device)
+        last_rate = learning_rate_at(state.step - 1, loader.steps_per_epoch, config)
         yield EpochEnd(epoch, end.loss, end.accuracy, last_rate, end.images_per_second)
 
 
@@ -146,20 +203,44 @@ def _autocast(compute: Compute) -> torch.autocast:
     return torch.autocast(compute.device.type, dtype=compute.precision, enabled=enabled)
 
 
-class _Meter:
-    """Sums of one epoch, gathered on the device and read only for a snapshot."""
+def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return a batch's part of `EpochSums.sums`."""
+    right = (logits.detach().argmax(1) == labels).sum()
+    images = torch.full_like(right, len(labels))
+    return torch.stack([loss.detach().float() * len(labels), right.float(), images.float()])
 
-    def __init__(self, epoch: int, device: torch.device) -> None:
-        self._epoch = epoch
-        self._sums = torch.zeros(2, dtype=torch.float32, device=device)
-        self._images = self._steps = 0
+
+def _add(state: TrainState, sums: Tensor, most_bad: int) -> Tensor:
+    """Add a step's sums where its loss is finite, and tell on the device whether it is."""
+    finite = sums[0].isfinite()
+    state.sums.sums += torch.where(finite, sums, 0)
+    in_a_row, first = state.bad_steps
+    in_a_row = torch.where(finite, 0, in_a_row + 1)
+    too_many = (in_a_row > most_bad) & (first < 0)
+    first = torch.where(too_many, state.step - most_bad, first)
+    state.bad_steps = torch.stack([in_a_row, first])
+    return finite
+
+
+def _step(state: TrainState, finite: Tensor) -> None:
+    """Update the weights, unless the loss is not finite.
+
+    The scaler sees to that by itself. Fused optimisers are told as it tells them, without waiting
+    for the device; the others (Muon, and those on Apple's GPUs) go on.
+    """
+    optimizer = state.optimizer
+    if not state.scaler.is_enabled() and getattr(optimizer, "_step_supports_amp_scaling", False):
+        setattr(optimizer, "found_inf", finite.logical_not().float())  # noqa: B010
+    state.scaler.step(optimizer)
+    state.scaler.update()
+
+
+class _Clock:
+    """Seconds of an epoch, and when a snapshot is due."""
+
+    def __init__(self, seconds_before: float) -> None:
         self._start = self._last = time.perf_counter()
-
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        correct = (logits.detach().argmax(1) == labels).sum()
-        self._sums += torch.stack([loss.detach().float() * len(labels), correct.float()])
-        self._images += len(labels)
-        self._steps += 1
+        self._before = seconds_before
 
     def due(self) -> bool:
         now = time.perf_counter()
@@ -168,12 +249,17 @@ class _Meter:
         self._last = now
         return True
 
-    def snapshot(self) -> Snapshot:
-        loss, accuracy = (self._sums / self._images).tolist()
-        if loss != loss or loss == float("inf"):
-            raise ImgclfError(
-                f"The training loss is {loss} in epoch {self._epoch}: the weights diverged.",
-                "Lower --learning-rate, raise --warmup-ratio, or use --precision fp32.",
-            )
-        speed = self._images / (time.perf_counter() - self._start)
-        return Snapshot(self._epoch, self._steps, loss, accuracy, speed)
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._start
+
+
+def _snapshot(state: TrainState, epoch: int, clock: _Clock, config: TrainConfig) -> Snapshot:
+    """Read what has gathered on the device."""
+    bad_steps, first_bad = state.bad_steps.tolist()
+    if first_bad >= 0:
+        raise NonFiniteLossError(first_bad, config.max_bad_steps + 1)
+    loss, right, images = state.sums.sums.tolist()
+    state.sums.seconds = clock.seconds()
+    loss, accuracy = (loss / images, right / images) if images else (math.nan, math.nan)
+    speed = images / state.sums.seconds
+    return Snapshot(epoch, state.sums.steps, loss, accuracy, speed, bad_steps)

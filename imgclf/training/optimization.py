@@ -34,7 +34,12 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
         return Muon(of_filters, others, lr, momentum, nesterov, betas, fused)
     groups = [group(matrices + filters, config.weight_decay), group(vectors, 0.0)]
     if config.optimizer == "sgd":
-        return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+        sgd = SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+        for parameter in parameters:
+            # Where the first step is left out (its loss is not finite), the fused SGD would
+            # keep memory that nobody has written as its momentum.
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     return {"adam": Adam, "adamw": AdamW}[config.optimizer](groups, lr=lr, betas=betas, fused=fused)
 
 

@@ -1,24 +1,32 @@
 """Weights on disk, as safetensors: nothing in such a file can run."""
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
 
+from imgclf.disk import write_whole
 from imgclf.errors import ImgclfError
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's weights and buffers, so that the file is whole at every moment."""
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a model's weights and buffers, on the CPU."""
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in model.state_dict().items()
     }
-    temporary = path.with_name(path.name + ".part")
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write what `weights_of` returned, so that the file is whole at every moment.
+
+    Raises:
+        ImgclfError: it cannot be written.
+    """
+    write_whole(path, save(dict(weights)), "the weights")
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -309,3 +309,36 @@ def test_an_epoch_that_is_left_early_leaves_no_thread_behind() -> None:
     steps.close()  # type: ignore
     gc.collect()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("together", [1, 3])
+def test_an_epoch_may_begin_at_any_step(together: int, resident: bool) -> None:
+    """With what it would have shown there anyway: order, draws, mixed labels."""
+    config = TrainConfig(
+        batch_size=7, gradient_accumulation_steps=together, crop_padding=1, mixup=0.5, cutout=1
+    )
+    augmentation = Augmentation.from_config(config, 1, 2)
+    labels = np.arange(100) % 5
+    loader = TrainLoader(
+        numbered(100), np.arange(100), labels, 5, augmentation, config, CPU, resident
+    )
+    whole = list(loader.epoch(2))
+    for first in (0, 1, len(whole) - 1, len(whole)):
+        steps = list(loader.epoch(2, first))
+        assert len(steps) == len(whole) - first
+        for some, all_of in zip(steps, whole[first:], strict=True):
+            for one, other in zip(some, all_of, strict=True):
+                assert torch.equal(one.images, other.images)
+                assert torch.equal(one.targets, other.targets)
+
+
+def test_it_tells_which_images_a_step_sees() -> None:
+    labels = np.arange(50) % 5
+    config = TrainConfig(random_crop=False, batch_size=6, gradient_accumulation_steps=2)
+    plain = Augmentation.from_config(config, 1, 2)
+    chosen = np.arange(0, 50, 2)
+    loader = TrainLoader(numbered(50), chosen, labels, 5, plain, config, CPU)
+    for number, batches in enumerate(loader.epoch(3)):
+        seen = [position for batch in batches for position in positions_of(batch.images)]
+        assert loader.positions(3, number).tolist() == seen

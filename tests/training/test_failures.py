@@ -1,7 +1,5 @@
 """Numbers gone wrong are told with what failed and what may help."""
 
-import math
-
 import pytest
 import torch
 
@@ -95,13 +93,14 @@ def test_another_failure_is_left_alone() -> None:
 
 def bad_step(weights_are_finite: bool | None = None, largest_input: float | None = None) -> BadStep:
     names = [f"cat/{number}.png" for number in range(30)]
-    return BadStep(math.nan, 3, 1234, names, 0.05, weights_are_finite, largest_input)
+    return BadStep(3, 1234, names, 0.05, weights_are_finite, largest_input)
 
 
 def test_the_step_its_images_and_the_rate_are_named() -> None:
     error = diverged_error(bad_step(), 5, TrainConfig())
     assert error.message.startswith(
-        "The training loss is nan in step 1,234 (epoch 3) and in 4 after it: the weights diverged."
+        "The training loss is not finite in step 1,234 (epoch 3) and in 4 after it: the weights"
+        " diverged."
     )
     assert "\n  cat/0.png\n" in error.message
     assert error.message.endswith("and 20 more")
@@ -110,14 +109,16 @@ def test_the_step_its_images_and_the_rate_are_named() -> None:
 
 
 def test_images_without_files_are_named_by_their_numbers() -> None:
-    bad = BadStep(math.inf, 1, 7, ["15", "1796"], 1.0)
+    bad = BadStep(1, 7, ["15", "1796"], 1.0)
     error = diverged_error(bad, 1, TrainConfig())
-    assert error.message.startswith("The training loss is inf in step 7 (epoch 1): the weights")
+    assert error.message.startswith(
+        "The training loss is not finite in step 7 (epoch 1): the weights"
+    )
     assert error.message.endswith("\n  #15\n  #1796")
 
 
 def test_a_name_that_is_not_utf8_can_be_printed() -> None:
-    error = diverged_error(BadStep(math.nan, 1, 1, ["caf\udce9.png"], 1.0), 1, TrainConfig())
+    error = diverged_error(BadStep(1, 1, ["caf\udce9.png"], 1.0), 1, TrainConfig())
     assert b"caf\\udce9.png" in error.message.encode()
 
 

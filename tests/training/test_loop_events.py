@@ -1,13 +1,24 @@
 """What the loop tells while it trains, and how it ends."""
 
+import itertools
+import math
+from collections.abc import Container
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from imgclf.config import TrainConfig
-from imgclf.errors import ImgclfError
 from imgclf.training import loop
-from imgclf.training.loop import EpochEnd, Snapshot, TrainState, train_epochs
+from imgclf.training.loop import (
+    EpochEnd,
+    NonFiniteLossError,
+    Snapshot,
+    TrainState,
+    train_epochs,
+)
 from imgclf.training.schedules import learning_rate_at
 from small_training import (
     FP32,
@@ -123,9 +134,61 @@ def test_diverging_training_is_an_error_with_a_way_out(weight_decay: float) -> N
         warmup_ratio=0.0,
     )
     state = TrainState.start(digits_cnn(config), config, FP32)
-    with pytest.raises(ImgclfError, match="weights diverged") as caught:
+    with pytest.raises(NonFiniteLossError, match="weights diverged") as caught:
         list(train_epochs(state, loader_of(config, 500), config, FP32))
     assert "--learning-rate" in caught.value.hint
+
+
+class WithBadSteps(nn.Module):
+    """Its logits are not finite in some of its calls, which count from 0."""
+
+    def __init__(self, network: nn.Module, bad: Container[int]) -> None:
+        super().__init__()
+        self.network, self.bad, self.calls = network, bad, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        factor = math.inf if self.calls in self.bad else 1.0
+        self.calls += 1
+        return self.network(images) * factor
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": "adam"}, {"optimizer": "sgd"}])
+def test_a_step_whose_loss_is_not_finite_leaves_the_weights_alone(
+    options: dict[str, Any],
+) -> None:
+    """Six steps; the first, the fourth and the fifth are bad ones."""
+    config = TrainConfig.from_dict({"epochs": 1, "batch_size": 50, "max_bad_steps": 2, **options})
+    model = WithBadSteps(DoubleNetwork(), {0, 3, 4})
+    state = TrainState.start(model, config, FP32)
+    weights: list[dict[str, Tensor]] = [copied(model)]
+
+    def note() -> bool:
+        weights.append(copied(model))
+        return False
+
+    (end,) = (
+        event
+        for event in train_epochs(state, loader_of(config, 300), config, FP32, note)
+        if isinstance(event, EpochEnd)
+    )
+    name = "network.layers.0.weight"
+    changed = [not torch.equal(a[name], b[name]) for a, b in itertools.pairwise(weights)]
+    assert changed == [False, True, True, False, False, True]
+    # The figures are those of the other steps.
+    assert math.isfinite(end.loss)
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+@pytest.mark.parametrize(("bad", "first"), [({7, 8, 9}, 7), ({5, 6, 7, 8}, 5), ({17}, 17)])
+def test_too_many_bad_steps_in_a_row_and_a_bad_end_are_errors(bad: set[int], first: int) -> None:
+    config = TrainConfig(epochs=3, batch_size=50, max_bad_steps=2)
+    state = TrainState.start(WithBadSteps(DoubleNetwork(), bad), config, FP32)
+    loader = loader_of(config, 300)
+    with pytest.raises(NonFiniteLossError) as caught:
+        list(train_epochs(state, loader, config, FP32))
+    assert caught.value.step == first
+    state = TrainState.start(WithBadSteps(DoubleNetwork(), {3, 4, 6, 7, 9}), config, FP32)
+    list(train_epochs(state, loader, config, FP32))  # never three in a row
 
 
 def test_batch_may_be_larger_than_the_data() -> None:

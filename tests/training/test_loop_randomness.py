@@ -1,7 +1,5 @@
 """Order, augmentation and dropout follow from the seed alone."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,6 @@ from small_training import (
     FP32,
     Event,
     assert_same_weights,
-    copied,
     digits_cnn,
     loader_of,
 )
@@ -57,34 +54,6 @@ def test_another_seed_gives_other_weights(whole: tuple[TrainState, list[Event]])
         one.model.named_parameters(), two.model.parameters(), strict=True
     ):
         assert not torch.equal(weight, other), name
-
-
-def test_a_run_in_two_halves_equals_one_that_was_never_stopped(
-    whole: tuple[TrainState, list[Event]],
-) -> None:
-    """Order, augmentation and dropout depend on (seed, epoch) and (seed, step) alone."""
-    config = EVERYTHING_RANDOM
-    uninterrupted, all_events = whole
-
-    first = TrainState.start(digits_cnn(config), config, FP32)
-    for event in train_epochs(first, loader_of(config, 300), config, FP32):
-        if isinstance(event, EpochEnd):
-            break
-    assert (first.epoch, first.step) == (1, 6)
-
-    second = TrainState.start(digits_cnn(config), config, FP32)
-    torch.manual_seed(12345)  # a new process has another random state
-    assert second.averaged is not None
-    assert first.averaged is not None
-    second.model.load_state_dict(copied(first.model))
-    second.averaged.load_state_dict(copied(first.averaged))
-    second.optimizer.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
-    second.epoch, second.step = first.epoch, first.step
-    events = list(train_epochs(second, loader_of(config, 300), config, FP32))
-
-    assert_same_weights(second.model, uninterrupted.model)
-    assert_same_weights(second.selected_model, uninterrupted.selected_model)
-    assert ends(events) == ends(all_events)[1:]
 
 
 class NotesDropout(nn.Module):

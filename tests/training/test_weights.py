@@ -10,7 +10,7 @@ from torch import nn
 
 from imgclf.errors import ImgclfError
 from imgclf.models import ImageClassifier, InputShape, NetworkSettings, create_network
-from imgclf.training.weights import load_weights, save_weights
+from imgclf.training.weights import load_weights, save_weights, weights_of
 
 
 def fresh(seed: int, channels: int = 3, num_classes: int = 4) -> nn.Module:
@@ -42,7 +42,7 @@ def test_weights_statistics_and_counters_come_back_bit_for_bit(
 ) -> None:
     path = tmp_path / "weights.safetensors"
     model = fresh(1).to(memory_format=layout)
-    save_weights(model, path)
+    save_weights(weights_of(model), path)
     other = fresh(2)
     load_weights(other, path)
     assert_same_weights(other, fresh(1))
@@ -51,7 +51,7 @@ def test_weights_statistics_and_counters_come_back_bit_for_bit(
 
 
 def test_loading_keeps_the_models_own_memory_layout(tmp_path: Path) -> None:
-    save_weights(fresh(1), tmp_path / "w")
+    save_weights(weights_of(fresh(1)), tmp_path / "w")
     model = fresh(2).to(memory_format=torch.channels_last)
     load_weights(model, tmp_path / "w")
     filters = [weight for weight in model.parameters() if weight.ndim == 4]
@@ -61,8 +61,8 @@ def test_loading_keeps_the_models_own_memory_layout(tmp_path: Path) -> None:
 
 def test_new_weights_replace_the_old_and_leave_nothing_beside(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    save_weights(fresh(1), path)
-    save_weights(fresh(2), path)
+    save_weights(weights_of(fresh(1)), path)
+    save_weights(weights_of(fresh(2)), path)
     model = fresh(3)
     load_weights(model, path)
     assert_same_weights(model, fresh(2))
@@ -94,7 +94,7 @@ def test_damaged_file_is_an_error_that_names_it(
     damage: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
     path = tmp_path / "weights.safetensors"
-    save_weights(fresh(1), path)
+    save_weights(weights_of(fresh(1)), path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ImgclfError, match=r"weights\.safetensors.*cannot be used"):
         load_weights(fresh(2), path)
@@ -108,7 +108,7 @@ def test_missing_file_and_folder_are_errors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("other", [fresh(2, channels=1), fresh(2, num_classes=5), nn.Linear(2, 2)])
 def test_weights_of_another_network_are_an_error(other: nn.Module, tmp_path: Path) -> None:
-    save_weights(fresh(1), tmp_path / "w")
+    save_weights(weights_of(fresh(1)), tmp_path / "w")
     with pytest.raises(ImgclfError, match="cannot be used"):
         load_weights(other, tmp_path / "w")
 

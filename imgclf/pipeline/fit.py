@@ -1,0 +1,304 @@
+"""The epochs of a run: training, validation, selection, checkpoints, and what is said of each."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from imgclf.data.augment import Augmentation
+from imgclf.data.dataset import SelectedImages
+from imgclf.data.loader import Batch, TrainLoader
+from imgclf.errors import ImgclfError
+from imgclf.evaluation.drawing import save
+from imgclf.evaluation.image_grids import image_grid, target_titles
+from imgclf.evaluation.inference import predict_logits
+from imgclf.evaluation.metrics import Metrics, compute_metrics
+from imgclf.interruption import Interruption
+from imgclf.models import ImageClassifier
+from imgclf.pipeline.run import History, Run
+from imgclf.progress import TrainingDisplay
+from imgclf.training.checkpoint import Checkpoint, restore, write_checkpoint
+from imgclf.training.failures import BadStep, diverged_error, out_of_memory_error
+from imgclf.training.loop import (
+    EpochEnd,
+    NonFiniteLossError,
+    Snapshot,
+    TrainState,
+    train_epochs,
+)
+from imgclf.training.schedules import learning_rate_at
+from imgclf.training.selection import Selection
+from imgclf.training.weights import save_weights, weights_of
+
+SHOWN_SAMPLES = 36
+
+
+@dataclass
+class Progress:
+    """What training has come to, beside `TrainState`; a checkpoint holds both.
+
+    Attributes:
+        selection: which epoch is the best so far.
+        history: metrics of the epochs.
+        best: the selected weights.
+        pending: an epoch that is trained and not validated yet.
+        seconds, epoch_seconds: what training and the epoch in progress took before this process.
+    """
+
+    selection: Selection
+    history: History = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    pending: EpochEnd | None = None
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> "Progress":
+        """Read what `to_dict` returned, with the tensors."""
+        values: dict[str, Any] = dict(checkpoint.progress)
+        pending = values.pop("pending")
+        history = {
+            name: [(epoch, value) for epoch, value in points]
+            for name, points in values.pop("history").items()
+        }
+        return cls(
+            selection=Selection(**values.pop("selection")),
+            history=history,
+            best=checkpoint.group("best"),
+            pending=EpochEnd(**pending) if pending else None,
+            **values,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the tensors, JSON-ready."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del values["best"]
+        pending = self.pending and dataclasses.asdict(self.pending)
+        return values | {"selection": dataclasses.asdict(self.selection), "pending": pending}
+
+    def last_metrics(self) -> dict[str, float]:
+        """Return the metrics of the last epoch."""
+        last = self.selection.last_epoch
+        return {
+            name: points[-1][1] for name, points in self.history.items() if points[-1][0] == last
+        }
+
+
+class _Keeper:
+    """Writes checkpoints, and knows when the next one is due."""
+
+    def __init__(self, run: Run, state: TrainState, progress: Progress) -> None:
+        self._run, self._state, self._progress = run, state, progress
+        self._seconds_before = progress.seconds
+        self._begun = self._written = time.perf_counter()
+
+    def due(self) -> bool:
+        minutes = self._run.config.checkpoint_minutes
+        return time.perf_counter() - self._written >= 60 * minutes
+
+    def write(self, epoch_seconds: float) -> None:
+        """Write a checkpoint; ``epoch_seconds`` is what the epoch in progress took so far."""
+        self._progress.seconds = self._seconds_before + time.perf_counter() - self._begun
+        self._progress.epoch_seconds = epoch_seconds
+        folder, progress = self._run.checkpoints, self._progress
+        write_checkpoint(folder, self._state, progress.best, progress.to_dict())
+        self._written = time.perf_counter()
+
+
+def fit(
+    run: Run,
+    model: ImageClassifier,
+    augmentation: Augmentation,
+    interruption: Interruption,
+    checkpoint: Checkpoint | None,
+) -> Progress:
+    """Train, and keep the best epoch's weights in ``model/weights.safetensors``.
+
+    Args:
+        run: in progress.
+        model: with fresh weights.
+        augmentation: what is done to the training images.
+        interruption: a signal is heard between two steps; a checkpoint is written before it is
+            raised.
+        checkpoint: to go on from; None: from the beginning.
+    """
+    config = run.config
+    loader = _loader(run, augmentation)
+    state = TrainState.start(model, config, run.compute)
+    progress = Progress(Selection(config.monitor))
+    if checkpoint is not None:
+        restore(state, checkpoint)
+        progress = Progress.from_checkpoint(checkpoint)
+    _begin(run, loader, progress)
+    keeper = _Keeper(run, state, progress)
+    epoch_start = time.perf_counter() - progress.epoch_seconds
+    display = TrainingDisplay(config.epochs, loader.steps_per_epoch)
+    with display, interruption.held():
+        try:
+            for event in _events(run, state, loader, progress, interruption.requested):
+                run.tracker.check()
+                seconds = time.perf_counter() - epoch_start
+                if isinstance(event, Snapshot):
+                    display.snapshot(event)
+                    if not event.bad_steps and (keeper.due() or interruption.requested()):
+                        keeper.write(seconds)
+                    continue
+                progress.pending = event
+                # Nothing changes in the state meanwhile: a signal need not wait.
+                with interruption.held(waits=False):
+                    measured = _measure(run, state)
+                seconds = time.perf_counter() - epoch_start
+                is_best = _end_epoch(run, state, progress, measured, _speed(event, loader, seconds))
+                progress.pending = None
+                keeper.write(0.0)
+                _tell(run, progress)
+                display.epoch_end(event, measured.validation, is_best)
+                if progress.selection.exhausted(config.early_stopping_patience):
+                    patience = config.early_stopping_patience
+                    display.say(f"stopped early: no better for {patience} epochs")
+                    break
+                epoch_start = time.perf_counter()
+        except (KeyboardInterrupt, SystemExit):
+            keeper.write(time.perf_counter() - epoch_start)
+            raise
+        except NonFiniteLossError as error:
+            raise _diverged(error, run, loader, state) from error
+        except RuntimeError as error:
+            told = out_of_memory_error(error, config)
+            raise told or error from error
+    return progress
+
+
+def _diverged(
+    error: NonFiniteLossError, run: Run, loader: TrainLoader, state: TrainState
+) -> ImgclfError:
+    """Name the images of the first bad step, and what may have made it so."""
+    epoch, step_in_epoch = divmod(error.step, loader.steps_per_epoch)
+    positions = loader.positions(epoch + 1, step_in_epoch)
+    bad = BadStep(
+        epoch=epoch + 1,
+        step=error.step + 1,
+        images=[run.dataset.names[position] for position in positions],
+        learning_rate=learning_rate_at(error.step, loader.steps_per_epoch, run.config),
+        weights_are_finite=all(bool(w.isfinite().all()) for w in state.model.parameters()),
+    )
+    return diverged_error(bad, error.bad_steps, run.config)
+
+
+def _loader(run: Run, augmentation: Augmentation) -> TrainLoader:
+    dataset = run.dataset
+    whole = augmentation.reads_beyond_the_centre
+    return TrainLoader(
+        dataset.images if whole else dataset.inputs(slice(None)),
+        run.split.train,
+        dataset.labels,
+        len(dataset.classes),
+        augmentation,
+        run.config,
+        run.compute.device,
+    )
+
+
+def _begin(run: Run, loader: TrainLoader, progress: Progress) -> None:
+    """Bring the run's files and its record to where training begins."""
+    if not (run.folder / "samples.png").exists():
+        _record_samples(run, next(loader.epoch(1))[0])
+    if progress.best:
+        save_weights(progress.best, run.folder / "model" / "weights.safetensors")
+    if progress.history:
+        # The process before may have ended between a checkpoint and the word of it.
+        _tell(run, progress)
+    run.tracker.wait_until_open()
+
+
+def _events(
+    run: Run,
+    state: TrainState,
+    loader: TrainLoader,
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> Iterator[Snapshot | EpochEnd]:
+    if progress.pending is not None:
+        yield progress.pending
+    # A run may have ended after it had stopped early.
+    if not progress.selection.exhausted(run.config.early_stopping_patience):
+        yield from train_epochs(state, loader, run.config, run.compute, stop)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What an epoch's weights come to on the splits that are looked at; None: on none."""
+
+    validation: Metrics | None
+    test: Metrics | None
+
+
+def _measure(run: Run, state: TrainState) -> _Measured:
+    def on(part: str) -> Metrics | None:
+        positions = run.split.parts[part]
+        if not len(positions):
+            return None
+        images = SelectedImages(run.dataset, positions)
+        logits = predict_logits(state.selected_model, images, run.compute.device)
+        return compute_metrics(logits, run.dataset.labels[positions])
+
+    # The test split is for curves; nothing may be chosen by it.
+    return _Measured(on("val"), on("test") if run.config.track_test else None)
+
+
+def _speed(end: EpochEnd, loader: TrainLoader, seconds: float) -> dict[str, float]:
+    images_per_step = loader.num_images / loader.steps_per_epoch
+    return {
+        "images_per_second": end.images_per_second,
+        "step_milliseconds": 1000 * images_per_step / end.images_per_second,
+        "epoch_seconds": seconds,
+    }
+
+
+def _end_epoch(
+    run: Run, state: TrainState, progress: Progress, measured: _Measured, speed: dict[str, float]
+) -> bool:
+    """Select, keep the weights of the best epoch, and note the metrics; tell whether it is best."""
+    end, selection = progress.pending, progress.selection
+    assert end is not None
+    if measured.validation is None:
+        selection.keep_last(end.epoch)
+        is_best = True
+    else:
+        is_best = selection.update(end.epoch, measured.validation.scalars("val"))
+    if is_best:
+        progress.best = weights_of(state.selected_model)
+        save_weights(progress.best, run.folder / "model" / "weights.safetensors")
+    metrics = {
+        "train/loss": end.loss,
+        "train/accuracy": end.accuracy,
+        "lr": end.learning_rate,
+        **speed,
+    }
+    if measured.validation is not None:
+        metrics |= measured.validation.scalars("val")
+    if measured.test is not None:
+        metrics["epoch/test_accuracy"] = measured.test.accuracy
+    for name, value in metrics.items():
+        progress.history.setdefault(name, []).append((end.epoch, value))
+    return is_best
+
+
+def _tell(run: Run, progress: Progress) -> None:
+    """Log the last epoch. Only what a checkpoint holds is said: a resumed run repeats nothing."""
+    selection = progress.selection
+    run.tracker.metrics(
+        progress.last_metrics(), step=selection.last_epoch, summary=selection.metrics()
+    )
+
+
+def _record_samples(run: Run, batch: Batch) -> None:
+    """Show what the network is about to see, so that wrong labels or crops are noticed early."""
+    images = batch.images[:SHOWN_SAMPLES].cpu().numpy()
+    titles = target_titles(batch.targets[:SHOWN_SAMPLES].cpu().numpy(), run.dataset.classes)
+    heading = "First training batch, after augmentation"
+    save(image_grid(images, titles, heading=heading), run.folder / "samples.png")
+    run.tracker.artifact("samples.png")

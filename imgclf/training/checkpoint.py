@@ -1,0 +1,207 @@
+"""Checkpoints: all that changes while training, in one file that is whole or not there.
+
+A file is safetensors, followed by the SHA-256 of all bytes before it: nothing in it can run, and a
+changed or cut-off file is known as such. Random states are not in it, for there are none: order and
+augmentation are drawn from (seed, epoch), dropout from (seed, step).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from imgclf.disk import write_whole, writing
+from imgclf.errors import ImgclfError
+from imgclf.training.loop import EpochSums, TrainState
+
+KEPT = 2
+_SUFFIX = ".safetensors"
+_DIGEST_BYTES = hashlib.sha256().digest_size
+# safetensors' metadata maps text to text; this entry holds JSON.
+_ENTRY = "imgclf"
+_HINT = "Make room on that disk, and resume the run: the checkpoint before it is whole."
+
+
+class DamagedError(Exception):
+    """A file that is no checkpoint, or not as it was written."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        tensors: weights, averaged weights and memory of the optimiser by name, on the CPU.
+        counters: epoch, step and what else `TrainState` counts.
+        progress: what the caller has added; JSON.
+    """
+
+    tensors: Mapping[str, Tensor]
+    counters: Mapping[str, Any]
+    progress: Mapping[str, Any]
+
+    def group(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors of one kind, such as ``best``, by their names in it."""
+        start = f"{prefix}."
+        return {
+            name.removeprefix(start): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(start)
+        }
+
+
+def write_checkpoint(
+    folder: Path, state: TrainState, best: Mapping[str, Tensor], progress: Mapping[str, Any]
+) -> Path:
+    """Write a checkpoint, and remove all but the last two.
+
+    It is written beside its place, brought to the disk and renamed: whatever happens meanwhile, the
+    checkpoints before it stay as they are.
+
+    Args:
+        folder: is made in the run's folder where it is not there.
+        state: in a moment between two steps.
+        best: the selected weights so far.
+        progress: JSON-ready values that `Checkpoint.progress` gives back.
+
+    Raises:
+        ImgclfError: it cannot be written; where the disk is full, how much is needed.
+    """
+    groups = {
+        "model": state.model.state_dict(),
+        "averaged": {} if state.averaged is None else state.averaged.state_dict(),
+        "optimizer": _memory(state),
+        "sums": {"sums": state.sums.sums},
+        "best": best,
+    }
+    tensors = {
+        f"{prefix}.{name}": tensor.detach().cpu().contiguous()
+        for prefix, group in groups.items()
+        for name, tensor in group.items()
+    }
+    counters = {
+        "epoch": state.epoch,
+        "step": state.step,
+        "step_in_epoch": state.sums.steps,
+        "seconds": state.sums.seconds,
+        "scaler": state.scaler.state_dict(),
+    }
+    entry = json.dumps({"counters": counters, "progress": dict(progress)})
+    content = save(tensors, {_ENTRY: entry})
+    path = folder / f"step-{state.step:010}{_SUFFIX}"
+    with writing("a checkpoint", folder):
+        folder.mkdir(exist_ok=True)
+    write_whole(path, content + hashlib.sha256(content).digest(), "a checkpoint", _HINT)
+    for old in _files(folder)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """Read the newest checkpoint of a folder; None where there is none.
+
+    One that is damaged is put aside, and the one before it is taken.
+
+    Args:
+        folder: of the checkpoints.
+        say: is told of a damaged one.
+
+    Raises:
+        ImgclfError: there are some, and all are damaged.
+    """
+    files = _files(folder)
+    for path in reversed(files):
+        try:
+            return read_checkpoint(path)
+        except DamagedError as error:
+            say(f"Note: the checkpoint '{path.name}' is damaged ({error}); it is put aside")
+            path.rename(path.with_name(path.name + ".damaged"))
+    if files:
+        raise ImgclfError(
+            f"No checkpoint in '{folder}' can be used: all are damaged.",
+            "Restore the folder from a copy, or train again.",
+        )
+    return None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read one file.
+
+    Raises:
+        DamagedError: it is not as it was written.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamagedError(error.strerror or str(error)) from error
+    body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        raise DamagedError("its digest does not fit")
+    try:
+        # safetensors gives the metadata of files only: its header is JSON behind its length.
+        length = int.from_bytes(body[:8], "little")
+        entry = json.loads(json.loads(body[8 : 8 + length])["__metadata__"][_ENTRY])
+        return Checkpoint(load(body), entry["counters"], entry["progress"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"it is no checkpoint of imgclf: {error}") from error
+
+
+def restore(state: TrainState, checkpoint: Checkpoint) -> None:
+    """Bring a state that has just been started to where the checkpoint was taken.
+
+    Raises:
+        ImgclfError: it belongs to another network or optimiser.
+    """
+    counters = checkpoint.counters
+    try:
+        state.model.load_state_dict(checkpoint.group("model"))
+        if state.averaged is not None:
+            state.averaged.load_state_dict(checkpoint.group("averaged"))
+        _restore_memory(state, checkpoint.group("optimizer"))
+        state.scaler.load_state_dict(counters["scaler"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ImgclfError(
+            f"The checkpoint does not fit this network: {' '.join(str(error).split())[:300]}",
+            "Resume with the version of imgclf that has written it.",
+        ) from error
+    sums = checkpoint.tensors["sums.sums"].to(state.sums.sums.device)
+    state.sums = EpochSums(sums, counters["step_in_epoch"], counters["seconds"])
+    state.epoch, state.step = counters["epoch"], counters["step"]
+
+
+def _memory(state: TrainState) -> dict[str, Tensor]:
+    """Return what the optimiser remembers, by the parameter's number and the name."""
+    return {
+        f"{number}.{name}": value
+        for number, memory in state.optimizer.state_dict()["state"].items()
+        for name, value in memory.items()
+        if value is not None
+    }
+
+
+def _restore_memory(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
+    memory: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, _, name = name.partition(".")
+        memory.setdefault(int(number), {})[name] = tensor
+    optimizer = state.optimizer
+    # Rates and decays come from the configuration.
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": memory, "param_groups": groups})
+    for parameter, remembered in optimizer.state.items():
+        for name, value in remembered.items():
+            if value.shape == parameter.shape:
+                # Fused optimisers walk through both in the order of memory: channels last.
+                remembered[name] = torch.empty_like(parameter.detach()).copy_(value)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the checkpoints, the oldest first."""
+    return sorted(folder.glob(f"step-*{_SUFFIX}"))

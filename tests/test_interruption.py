@@ -1,0 +1,110 @@
+"""When a signal is heard. The process is a real one: signals belong to processes."""
+
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from imgclf.interruption import interruptions
+
+PROGRAM = """
+import signal, sys, time
+from imgclf.interruption import interruptions
+
+def raise_both(*numbers):
+    for number in numbers:
+        signal.raise_signal(number)
+
+outside = signal.getsignal(signal.SIGTERM)
+try:
+    with interruptions() as interruption:
+{body}
+finally:
+    print("restored", signal.getsignal(signal.SIGTERM) == outside, flush=True)
+"""
+
+
+def run(body: str) -> tuple[int, str]:
+    indented = "\n".join(f"        {line}" for line in body.strip().splitlines())
+    command = [sys.executable, "-c", PROGRAM.format(body=indented)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+def test_a_signal_is_raised_at_once_where_nothing_holds_it() -> None:
+    code, said = run("signal.raise_signal(signal.SIGTERM)\nprint('after')")
+    assert (code, said) == (143, "restored True\n")
+
+
+def test_a_held_signal_is_asked_for_and_raised_at_the_end() -> None:
+    code, said = run("""
+with interruption.held():
+    signal.raise_signal(signal.SIGTERM)
+    print("asked", interruption.requested())
+print("after")
+""")
+    assert (code, said) == (143, "asked True\nrestored True\n")
+
+
+def test_a_part_of_what_is_held_may_be_left_at_once() -> None:
+    code, said = run("""
+with interruption.held():
+    try:
+        with interruption.held(waits=False):
+            signal.raise_signal(signal.SIGINT)
+            print("after")
+    except KeyboardInterrupt:
+        print("saved")
+        raise
+""")
+    assert code != 0
+    assert said == "saved\nrestored True\n"
+
+
+def test_a_signal_that_waits_keeps_out_of_the_next_such_part() -> None:
+    code, said = run("""
+with interruption.held():
+    signal.raise_signal(signal.SIGTERM)
+    with interruption.held(waits=False):
+        print("entered")
+""")
+    assert (code, said) == (143, "restored True\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals end no process there")
+def test_asking_twice_leaves_at_once() -> None:
+    code, said = run("""
+with interruption.held():
+    raise_both(signal.SIGINT, signal.SIGINT)
+    print("after")
+""")
+    assert (code, said) == (-signal.SIGINT, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals end no process there")
+def test_what_a_runner_passes_on_is_no_second_wish_unless_it_comes_later() -> None:
+    code, said = run("""
+with interruption.held():
+    raise_both(signal.SIGINT, signal.SIGTERM)
+    print("held", flush=True)
+    time.sleep(1.1)
+    signal.raise_signal(signal.SIGTERM)
+    print("after")
+""")
+    assert (code, said) == (-signal.SIGTERM, "held\n")
+
+
+def test_in_another_thread_nothing_is_heard() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def look() -> None:
+        with interruptions() as interruption, interruption.held():
+            seen.append((signal.getsignal(signal.SIGTERM), interruption.requested()))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [(before, False)]

@@ -1,0 +1,244 @@
+"""A run that goes on from a checkpoint equals one never stopped; a damaged one is found."""
+
+import hashlib
+import json
+import os
+import pickle
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from imgclf.config import TrainConfig
+from imgclf.errors import ImgclfError
+from imgclf.training.checkpoint import (
+    DamagedError,
+    newest_checkpoint,
+    read_checkpoint,
+    restore,
+    write_checkpoint,
+)
+from imgclf.training.loop import EpochEnd, TrainState, train_epochs
+from imgclf.training.weights import weights_of
+from small_training import FP32, Event, assert_same_weights, digits_cnn, loader_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+COMMON: dict[str, Any] = {
+    "epochs": 3,
+    "batch_size": 50,
+    "dropout": 0.4,
+    "crop_padding": 1,
+    "mixup": 0.2,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "adamw, average": {"ema": True},
+    "adam": {"optimizer": "adam", "gradient_clip_norm": 1.0},
+    "sgd": {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.1},
+    "sgd without momentum": {"optimizer": "sgd", "momentum": 0.0, "nesterov": False},
+    "muon": {"optimizer": "muon", "learning_rate": 0.02},
+    "accumulated": {"batch_size": 20, "gradient_accumulation_steps": 3, "balanced_sampling": True},
+}
+
+
+def started(config: TrainConfig) -> TrainState:
+    return TrainState.start(digits_cnn(config), config, FP32)
+
+
+def trained_until(config: TrainConfig, step: int) -> tuple[TrainState, list[Event]]:
+    state = started(config)
+    loader = loader_of(config, 300)
+    return state, list(train_epochs(state, loader, config, FP32, lambda: state.step == step))
+
+
+def ends(events: list[Event]) -> list[tuple[int, float, float, float]]:
+    return [
+        (e.epoch, e.loss, e.accuracy, e.learning_rate) for e in events if isinstance(e, EpochEnd)
+    ]
+
+
+def unheard(text: str) -> None:
+    raise AssertionError(text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_goes_on_equals_one_that_was_never_stopped(kind: str, tmp_path: Path) -> None:
+    config = TrainConfig.from_dict(COMMON | KINDS[kind])
+    whole, all_events = trained_until(config, -1)
+    steps = whole.step // 3
+    # Inside the first epoch, after its last step, inside the second one, before the last step.
+    for stop in (1, steps, steps + 2, 3 * steps - 1):
+        first, events = trained_until(config, stop)
+        folder = tmp_path / str(stop)
+        write_checkpoint(folder, first, {}, {})
+
+        torch.manual_seed(12345)  # a new process has another random state
+        second = started(TrainConfig.from_dict(config.to_dict()))
+        checkpoint = newest_checkpoint(folder, unheard)
+        assert checkpoint is not None
+        restore(second, checkpoint)
+        assert (second.epoch, second.step) == (first.epoch, stop)
+        events += list(train_epochs(second, loader_of(config, 300), config, FP32))
+
+        assert_same_weights(second.model, whole.model)
+        assert_same_weights(second.selected_model, whole.selected_model)
+        assert ends(events) == ends(all_events)
+
+
+def test_memory_of_the_optimiser_lies_as_the_weights_lie(tmp_path: Path) -> None:
+    """Fused optimisers read both in the order of memory, whatever their strides say."""
+    config = TrainConfig.from_dict(COMMON)
+    state, _ = trained_until(config, 3)
+    write_checkpoint(tmp_path, state, {}, {})
+    other = started(config)
+    restore(other, read_checkpoint(next(tmp_path.iterdir())))
+    for parameter, memory in other.optimizer.state.items():
+        assert memory["exp_avg"].stride() == parameter.stride()
+    filters = [weight for weight in other.model.parameters() if weight.ndim == 4]
+    assert any(not weight.is_contiguous() for weight in filters)
+
+
+def test_what_the_caller_adds_comes_back(tmp_path: Path) -> None:
+    state = started(TrainConfig())
+    best = weights_of(state.model)
+    progress = {"name": "Größe \N{SNOWMAN}", "loss": float("nan"), "numbers": [[1, 0.1]]}
+    checkpoint = read_checkpoint(write_checkpoint(tmp_path, state, best, progress))
+    assert np.isnan(checkpoint.progress["loss"])
+    assert {**checkpoint.progress, "loss": 0} == {**progress, "loss": 0}
+    assert checkpoint.group("best").keys() == best.keys()
+    assert all(torch.equal(checkpoint.group("best")[name], best[name]) for name in best)
+
+
+def write_three(folder: Path) -> list[Path]:
+    state = started(TrainConfig())
+    paths = []
+    for step in (1, 20, 300):
+        state.step = step
+        paths.append(write_checkpoint(folder, state, {}, {"step": step}))
+    return paths
+
+
+def test_the_last_two_are_kept(tmp_path: Path) -> None:
+    _, older, newer = write_three(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [older, newer]
+    found = newest_checkpoint(tmp_path, unheard)
+    assert found is not None
+    assert found.progress == {"step": 300}
+
+
+def test_there_need_not_be_one(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / "absent", unheard) is None
+
+
+def test_a_damaged_one_is_put_aside_and_the_one_before_is_taken(tmp_path: Path) -> None:
+    _, older, newer = write_three(tmp_path)
+    newer.write_bytes(newer.read_bytes()[:-1000])
+    heard: list[str] = []
+    found = newest_checkpoint(tmp_path, heard.append)
+    assert found is not None
+    assert found.progress == {"step": 20}
+    assert newer.name in heard[0]
+    # What is written next must not be taken for older than the damaged one.
+    assert sorted(path.name for path in tmp_path.iterdir()) == [older.name, newer.name + ".damaged"]
+
+    older.write_bytes(b"")
+    with pytest.raises(ImgclfError, match="all are damaged"):
+        newest_checkpoint(tmp_path, heard.append)
+
+
+def test_every_changed_byte_is_found(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path, started(TrainConfig()), {}, {})
+    content = bytearray(path.read_bytes())
+    places = {0, 7, 8, len(content) - 1, len(content) - 33, *range(9, len(content), 997)}
+    for place in places:
+        content[place] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(DamagedError):
+            read_checkpoint(path)
+        content[place] ^= 1
+    path.write_bytes(content)
+    read_checkpoint(path)
+
+
+class Payload:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def sealed(content: bytes) -> bytes:
+    return content + hashlib.sha256(content).digest()
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+    planted = pickle.dumps(Payload(tmp_path / "executed"))
+    path = tmp_path / "step-1.safetensors"
+    for content in (
+        planted,
+        save({"model.a": torch.zeros(1)}, {"imgclf": planted.decode("latin-1")}),
+        save({"model.a": torch.frombuffer(bytearray(planted), dtype=torch.uint8)}),
+    ):
+        path.write_bytes(sealed(content))
+        with pytest.raises(DamagedError):
+            read_checkpoint(path)
+    assert not (tmp_path / "executed").exists()
+
+
+@given(st.binary(max_size=300), st.booleans(), st.booleans())
+def test_any_bytes_are_read_or_refused(content: bytes, with_length: bool, whole: bool) -> None:
+    if with_length:
+        content = len(content).to_bytes(8, "little") + content
+    path = Path("fuzzed-checkpoint")
+    path.write_bytes(sealed(content) if whole else content)
+    with pytest.raises(DamagedError):
+        read_checkpoint(path)
+
+
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path, started(TrainConfig()), {}, {})
+    other = TrainState.start(torch.nn.Linear(3, 3), TrainConfig(), FP32)
+    with pytest.raises(ImgclfError, match="does not fit"):
+        restore(other, read_checkpoint(path))
+
+
+@contextmanager
+def no_file_larger_than(num_bytes: int) -> Iterator[None]:
+    """What a disk does that is full: writing fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_as_it_is(tmp_path: Path) -> None:
+    state = started(TrainConfig())
+    write_checkpoint(tmp_path, state, {}, {"number": 1})
+    state.step += 1
+    with no_file_larger_than(10_000), pytest.raises(OSError, match="File too large"):
+        write_checkpoint(tmp_path, state, {}, {"number": 2})
+    found = newest_checkpoint(tmp_path, unheard)
+    assert found is not None
+    assert found.progress == {"number": 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_header_is_json_of_safetensors(tmp_path: Path) -> None:
+    """Any reader of safetensors can look into a file, once its last 32 bytes are cut off."""
+    path = write_checkpoint(tmp_path, started(TrainConfig()), {}, {"a": 1})
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert json.loads(header["__metadata__"]["imgclf"])["progress"] == {"a": 1}
