@@ -41,7 +41,7 @@ def sync(run_ids: tuple[str, ...], runs_dir: str) -> None:
             lines += 1
             click.echo(_describe(result))
     if not lines:
-        click.echo("everything is sent")
+        click.echo("everything is sent" if folders else f"there are no runs in {runs_dir}")
     if failed:
         sys.exit(1)
 

@@ -40,6 +40,7 @@ class Outbox:
 
     Args:
         folder: the run's local folder.
+        patience: seconds to wait for another process that is sending the run.
 
     Attributes:
         sent: how far the sending has come.
@@ -50,11 +51,11 @@ class Outbox:
         ImgclfError: the journal cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patience: float = 0.0) -> None:
         self._folder = folder
         self._lock = FileLock(folder / _LOCK_FILE)
         try:
-            self._lock.acquire(blocking=False)
+            self._lock.acquire(timeout=patience)
         except Timeout as error:
             raise BeingSentError("another process is sending the run") from error
         try:

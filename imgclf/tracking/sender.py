@@ -123,11 +123,10 @@ class Sender:
         Returns:
             how far it came, and why not to the end; empty where it did.
         """
-        start = time.monotonic()
-        reason = ""
+        start, reason = time.monotonic(), ""
         self.announce(ended=True)
         try:
-            while not reason and not self.delivery.ended and self._listener.is_alive():
+            while not (reason or self._is_through) and self._listener.is_alive():
                 self._listener.join(timeout=0.05)
                 reason = self._why_to_stop(start, patience, seconds)
         except BaseException:
@@ -138,16 +137,18 @@ class Sender:
             _keep(self, _KEPT_SECONDS)
             return delivery, ""
         self.stop()
-        return delivery, reason or self._how_it_ended
+        return delivery, " ".join(delivery.refusal) or reason or self._how_it_ended
+
+    @property
+    def _is_through(self) -> bool:
+        return self.delivery.ended or bool(self.delivery.refusal)
 
     def _why_to_stop(self, start: float, patience: float, seconds: float) -> str:
-        delivery, since, now = self.delivery, self._failing_since, time.monotonic()
-        if delivery.refusal:
-            return delivery.refusal[0]
-        too_long = now - start > seconds
-        if since is not None and (too_long or now - max(start, since) > patience):
-            return f"the tracking server does not answer: {delivery.failing}"
-        return f"it takes longer than {seconds:g} seconds" if too_long else ""
+        since, now = self._failing_since, time.monotonic()
+        takes_too_long = now - start > seconds
+        if since is not None and (takes_too_long or now - max(start, since) > patience):
+            return f"the tracking server does not answer: {self.delivery.failing}"
+        return f"it takes longer than {seconds:.0f} seconds" if takes_too_long else ""
 
     def fits(self) -> bool:
         """Tell whether the process is there and sees what a new one would see."""

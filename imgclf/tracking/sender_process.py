@@ -155,10 +155,11 @@ class _Sending:
 
     def fail(self, error: Exception) -> None:
         """Tell of an error that nobody foresaw."""
-        problem = f"{type(error).__name__}: {error}"
-        if not self._delivery.is_open:
-            self._tell(refusal=(f"MLflow cannot be used: {problem}", "Reinstall mlflow."))
-        self._tell(problems=(*self._delivery.problems, problem))
+        if self._delivery.is_open:
+            problem = f"{type(error).__name__}: {error}"
+            self._tell(problems=(*self._delivery.problems, problem))
+        else:
+            self._tell(refusal=(f"MLflow cannot be used: {error}", "Reinstall mlflow."))
 
     def _open_outbox(self, folder: Path) -> "Outbox":
         from imgclf.tracking.outbox import BeingSentError, Outbox

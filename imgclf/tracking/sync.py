@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # importing it loads mlflow
 
 # Of one record, before its server is said not to answer.
 _TRIES = 3
+_PATIENCE_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 30.0
 
 
@@ -45,16 +46,19 @@ class SyncResult:
     is_unreachable: bool = False
 
 
-def sync_runs(folders: Iterable[Path], tries: int = _TRIES) -> Iterator[SyncResult]:
+def sync_runs(
+    folders: Iterable[Path], tries: int = _TRIES, patience: float = _PATIENCE_SECONDS
+) -> Iterator[SyncResult]:
     """Send what runs have left, one after the other; end those whose process was killed.
 
     Args:
         folders: of the runs.
         tries: how often a record is tried. A store that has not answered is not asked again.
+        patience: seconds to wait for another process that is sending the same run.
     """
     silent: dict[str, str] = {}
     for folder in folders:
-        result = _sync(folder, silent, tries)
+        result = _sync(folder, silent, tries, patience)
         if result.is_unreachable:
             silent[result.sent.tracking_uri] = result.failing
         yield result
@@ -70,10 +74,10 @@ def end_dead_runs(runs_dir: Path) -> list[SyncResult]:
         with suppress(ImgclfError):
             if end_dead_run(folder):
                 dead.append(folder)
-    return [replace(result, was_dead=True) for result in sync_runs(dead, tries=1)]
+    return [replace(result, was_dead=True) for result in sync_runs(dead, tries=1, patience=0.0)]
 
 
-def send_left_over(runs_dir: Path, own: Path) -> Iterator[None]:
+def send_left_over(runs_dir: Path, own: Path) -> Generator[None, None, None]:
     """Do the same for all runs but one, a record at a time; each record is tried once.
 
     It yields after each record, so that the caller can do first what is more urgent.
@@ -106,22 +110,22 @@ def pauses() -> Iterator[float]:
         seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
 
 
-def _sync(folder: Path, silent: dict[str, str], tries: int) -> SyncResult:
+def _sync(folder: Path, silent: dict[str, str], tries: int, patience: float) -> SyncResult:
     result = SyncResult(folder)
     try:
         result = replace(result, was_dead=end_dead_run(folder), sent=read_sent(folder))
         if is_running(folder):
             return replace(result, is_running=True)
-        return _send(result, silent, tries) if has_unsent(folder) else result
+        return _send(result, silent, tries, patience) if has_unsent(folder) else result
     except ImgclfError as error:
         return replace(result, failing=error.message)
 
 
-def _send(result: SyncResult, silent: dict[str, str], tries: int) -> SyncResult:
+def _send(result: SyncResult, silent: dict[str, str], tries: int, patience: float) -> SyncResult:
     from imgclf.tracking.outbox import BeingSentError, Outbox
 
     try:
-        with brief_requests(), Outbox(result.folder) as outbox:
+        with brief_requests(), Outbox(result.folder, patience) as outbox:
             before = outbox.sent.delivered
             failing = silent.get(outbox.sent.tracking_uri, "")
             is_unreachable = bool(failing)
