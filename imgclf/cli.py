@@ -18,6 +18,7 @@ from imgclf.config import TrainConfig
 from imgclf.errors import UsageError
 from imgclf.model_commands import predict, serve, verify
 from imgclf.recipes import DATASETS, RECIPES, nearest
+from imgclf.sync_command import end_dead_runs, sync
 
 
 @click.group(cls=Group, context_settings=CONTEXT_SETTINGS, epilog="Start with:  imgclf train")
@@ -123,6 +124,7 @@ def export(
     from imgclf.pipeline.export import export as run_export
     from imgclf.summary import print_export
 
+    end_dead_runs()
     smaller = [kind for kind in (quantize, precision) if kind not in (None, "fp32")]
     print_export(run_export(run, variants=smaller, triton=format == "triton", **options))
 
@@ -130,6 +132,7 @@ def export(
 main.add_command(predict)
 main.add_command(verify)
 main.add_command(serve)
+main.add_command(sync)
 
 
 @main.command()
@@ -183,6 +186,7 @@ def evaluate(model: str, run: str | None, **options: Any) -> None:
     from imgclf.pipeline.evaluate import evaluate as run_evaluation
     from imgclf.summary import print_evaluation
 
+    end_dead_runs(options["runs_dir"])
     try:
         result = run_evaluation(model, run=run, **options)
     except KeyboardInterrupt:
@@ -203,6 +207,7 @@ def runs(experiment: str, as_json: bool) -> None:
     from imgclf.summary import print_runs
     from imgclf.tracking.runs import list_runs
 
+    end_dead_runs()
     found = list_runs(experiment)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(run) for run in found], indent=2))

@@ -50,7 +50,7 @@ def print_error(message: str, hint: str = "") -> None:
 def _extra_for(module: str) -> str:
     """Return the extra that brings a module; empty for one that no extra brings."""
     trained = ("torch", "torchvision", "mlflow", "onnx", "onnxscript", "sklearn", "matplotlib")
-    tools = ("rich", "safetensors", "yaml", "psutil", "pynvml", "jinja2")
+    tools = ("rich", "safetensors", "yaml", "psutil", "pynvml", "jinja2", "filelock")
     served = ("fastapi", "starlette", "uvicorn", "httptools", "prometheus_client")
     forms = ("python_multipart", "multipart")
     top = module.split(".")[0]

@@ -46,6 +46,7 @@ FLOW = [
     "summary",
     "command",
     "model_commands",
+    "sync_command",
     "cli",
     "__main__",
 ]
@@ -57,7 +58,7 @@ class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("torch", "torchvision", "mlflow", "pandas", "sklearn",
                                   "matplotlib", "onnx", "onnxscript", "rich", "safetensors",
-                                  "jinja2", "psutil", "pynvml", "yaml"):
+                                  "jinja2", "psutil", "pynvml", "yaml", "filelock"):
             raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 
 sys.meta_path.insert(0, Absent())

@@ -1,12 +1,15 @@
 """Everything that is sent to MLflow or read from it; the only package that imports mlflow."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-# MLflow reads these while it is imported. A server that is down blocks a call for minutes with its
-# own settings; ours are for calls that the caller tries again anyway.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-# It tells of database migrations and model flavours on standard error; nobody asked.
+# A server that is down blocks a call for minutes with MLflow's own settings.
+_PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+_BRIEF = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+for _name, _value in _PATIENT.items():
+    os.environ.setdefault(_name, _value)
+# MLflow tells of database migrations and model flavours on standard error; nobody asked.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 # It draws bars there as well, where a server that fetches another model writes lines of JSON.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -15,3 +18,17 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 MODEL_SCHEMES = ("models:/", "runs:/")
 # How the address of a tracking server begins; others are databases.
 SERVER_SCHEMES = ("http://", "https://")
+
+
+@contextmanager
+def brief_requests() -> Iterator[None]:
+    """Let calls fail within seconds where a server hangs, for callers that try again anyway.
+
+    What a person has set stays.
+    """
+    before = {name: os.environ[name] for name in _BRIEF}
+    os.environ.update({k: v for k, v in _BRIEF.items() if before[k] == _PATIENT[k]})
+    try:
+        yield
+    finally:
+        os.environ.update(before)

@@ -3,34 +3,40 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from requests import RequestException
+from requests import HTTPError, RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from imgclf.errors import ImgclfError
 from imgclf.tracking import SERVER_SCHEMES
-from imgclf.tracking.identity import adopted_run
+from imgclf.tracking.identity import absolute_uri, adopted_run
 
 REFUSED_HINT = (
     "Check MLFLOW_TRACKING_URI (a server's address, or sqlite:///FILE), that its server runs, and"
     " that the experiment has not been deleted."
 )
+# MLflow's own, in every store.
+DEFAULT_EXPERIMENT = "Default"
 # How different stores say that something is not there.
 _ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 _TEMPORARY = {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED", "IO_ERROR"}
+_TEMPORARY_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+_DENIED = {"PERMISSION_DENIED", "UNAUTHENTICATED"}
+_DENIED_STATUSES = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
 
-def connect() -> MlflowClient:
-    """Return a client of the store that MLFLOW_TRACKING_URI names, or of ``./mlflow.db``."""
-    return MlflowClient()
+def connect(uri: str | None = None) -> MlflowClient:
+    """Return a client of a store; None for the one of MLFLOW_TRACKING_URI, or ``./mlflow.db``."""
+    return MlflowClient(tracking_uri=uri)
 
 
 def tracking_uri() -> str:
-    """Return the address of the store that `connect` connects to."""
-    return mlflow.get_tracking_uri()
+    """Return the address of the store that `connect` connects to, a database's path absolute."""
+    return absolute_uri(mlflow.get_tracking_uri())
 
 
 def import_store() -> None:
@@ -43,7 +49,23 @@ def is_temporary(error: Exception) -> bool:
     """Tell whether a call may succeed later: the server is away or busy, not the call wrong."""
     if isinstance(error, MlflowException):
         return error.error_code in _TEMPORARY
+    if status := _status(error):
+        return status >= 500 or status in _TEMPORARY_STATUSES
     return isinstance(error, ConnectionError | TimeoutError | RequestException)
+
+
+def is_denied(error: Exception) -> bool:
+    """Tell whether a call failed for want of a right, which a person can give."""
+    if isinstance(error, MlflowException):
+        return error.error_code in _DENIED
+    return _status(error) in _DENIED_STATUSES
+
+
+def _status(error: Exception) -> int:
+    """Return the status of an HTTP answer that was an error; 0 where there was no answer."""
+    if isinstance(error, HTTPError) and error.response is not None:
+        return error.response.status_code
+    return 0
 
 
 def is_absent(error: MlflowException) -> bool:
@@ -81,7 +103,7 @@ def find_experiment(client: MlflowClient, name: str) -> str | None:
     # Under the runner, its choice of an experiment stands above the shell's.
     if not name and experiment_id and (adopted_run() or not _named_by_shell()):
         return experiment_id
-    experiment = client.get_experiment_by_name(name or _named_by_shell() or "Default")
+    experiment = client.get_experiment_by_name(name or _named_by_shell() or DEFAULT_EXPERIMENT)
     return experiment.experiment_id if experiment else None
 
 
@@ -90,15 +112,15 @@ def _named_by_shell() -> str:
 
 
 def find_or_create_experiment(client: MlflowClient, name: str) -> str:
-    """Return the id of `find_experiment`, creating the experiment where it does not exist."""
-    found = find_experiment(client, name)
+    """Return the id of the experiment with a name, creating it where it does not exist."""
+    found = client.get_experiment_by_name(name)
     if found is not None:
-        return found
+        return found.experiment_id
     try:
-        return client.create_experiment(name or _named_by_shell() or "Default")
+        return client.create_experiment(name)
     except MlflowException as error:
         # Another process may have created it in between.
-        found = find_experiment(client, name)
+        found = client.get_experiment_by_name(name)
         if found is None:
             raise error
-        return found
+        return found.experiment_id

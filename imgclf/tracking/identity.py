@@ -3,10 +3,14 @@
 import os
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from imgclf.errors import ImgclfError, UsageError
+from imgclf.recipes import nearest
+from imgclf.tracking.journal import JOURNAL_FILE, read_records, run_folders
+from imgclf.tracking.sent import read_sent
 
 # Tags of every run that imgclf opens or adopts.
 RUN_ID_TAG = "imgclf.run_id"
@@ -16,6 +20,8 @@ DATASET_DIGEST_TAG = "imgclf.dataset_digest"
 SPLIT_DIGEST_TAG = "imgclf.split_digest"
 MODEL_TAG = "imgclf.model"
 EPOCHS_TAG = "imgclf.epochs"
+# Why a run did not finish.
+ERROR_TAG = "imgclf.error"
 TRAINING_RUN_TAG = "imgclf.training_run"
 # Of the file that holds a model: model.onnx, or the weights.
 SHA256_TAG = "imgclf.sha256"
@@ -30,7 +36,9 @@ class RunIdentity:
         run_id: imgclf's own id, such as ``20261121-090144-3f2a``: known before MLflow answers.
         kind: one of `KINDS`; only train runs compete for the best.
         name: the run's name in MLflow; empty leaves an adopted run's name.
-        experiment: an experiment's name; empty for MLflow's environment variables or default.
+        tracking_uri: of the store, as the shell names it; empty for MLflow's default.
+        experiment: an experiment's name; empty for MLflow's default.
+        experiment_id: instead of a name, where the shell gives one.
         adopted: MLflow's id of a run that ``mlflow run`` has opened; empty where there is none.
         folder: the run's local folder.
     """
@@ -38,7 +46,9 @@ class RunIdentity:
     run_id: str
     kind: str
     name: str
+    tracking_uri: str
     experiment: str
+    experiment_id: str
     adopted: str
     folder: str
 
@@ -48,7 +58,20 @@ class RunIdentity:
 
 
 def create_identity(runs_dir: Path, kind: str, name: str, experiment: str) -> RunIdentity:
-    """Give a run its id and its local folder ``<runs_dir>/<id>/``."""
+    """Give a run its id and its local folder ``<runs_dir>/<id>/``.
+
+    What MLflow's environment variables say of its place is kept: a later shell may say otherwise.
+
+    Args:
+        runs_dir: receives the folder.
+        kind: one of `KINDS`.
+        name: as `RunIdentity` has it.
+        experiment: its name; empty for MLFLOW_EXPERIMENT_NAME, then MLFLOW_EXPERIMENT_ID.
+
+    Raises:
+        UsageError: an experiment is given under the runner.
+        ImgclfError: the folder cannot be made.
+    """
     assert kind in KINDS
     if adopted_run() and experiment:
         raise UsageError(
@@ -64,7 +87,72 @@ def create_identity(runs_dir: Path, kind: str, name: str, experiment: str) -> Ru
             f"Cannot create the run's folder '{folder}': {error.strerror}.",
             "Give another place with --runs-dir.",
         ) from error
-    return RunIdentity(run_id, kind, name, experiment, adopted_run(), str(folder))
+    experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
+    return RunIdentity(
+        run_id=run_id,
+        kind=kind,
+        name=name,
+        tracking_uri=shell_tracking_uri(),
+        experiment=experiment,
+        experiment_id="" if experiment else os.environ.get("MLFLOW_EXPERIMENT_ID", ""),
+        adopted=adopted_run(),
+        folder=str(folder),
+    )
+
+
+def read_identity(folder: Path) -> RunIdentity:
+    """Return the identity of a run from its folder, wherever the folder is now.
+
+    Raises:
+        ImgclfError: the folder holds no journal of a run, or one that cannot be read.
+    """
+    for record in read_records(folder / JOURNAL_FILE):
+        try:
+            identity = RunIdentity(**record.content["identity"])
+        except (KeyError, TypeError) as error:
+            raise ImgclfError(
+                f"The journal in '{folder}' is of another version of imgclf.",
+                "Use that version for this run.",
+            ) from error
+        return replace(identity, folder=str(folder.resolve()))
+    raise ImgclfError(f"The journal in '{folder}' holds no run.", "Train anew.")
+
+
+def find_run_folder(runs_dir: Path, run_id: str) -> Path:
+    """Return the local folder of a run by imgclf's id or by MLflow's.
+
+    Raises:
+        ImgclfError: there is none.
+    """
+    folders = run_folders(runs_dir)
+    for folder in folders:
+        if run_id in (folder.name, read_sent(folder).mlflow_run_id):
+            return folder
+    for folder in folders:
+        # MLflow's id of an adopted run is known before MLflow was reached.
+        with suppress(ImgclfError):
+            if run_id and run_id == read_identity(folder).adopted:
+                return folder
+    names = [folder.name for folder in folders]
+    raise ImgclfError(
+        f"There is no run '{run_id}' in '{runs_dir}'.{nearest(run_id, names)}",
+        f"The last ones there: {', '.join(names[-3:])}."
+        if names
+        else "Say with --runs-dir where the runs' folders are.",
+    )
+
+
+def shell_tracking_uri() -> str:
+    """Return the store that MLFLOW_TRACKING_URI names, as `absolute_uri` has it; else empty."""
+    return absolute_uri(os.environ.get("MLFLOW_TRACKING_URI", ""))
+
+
+def absolute_uri(tracking_uri: str) -> str:
+    """Return a store's address as it is right in every folder: with a database's whole path."""
+    database = tracking_uri.removeprefix("sqlite:///")
+    if database == tracking_uri or database.startswith("/"):
+        return tracking_uri
+    return f"sqlite:///{os.path.abspath(database)}"
 
 
 def adopted_run() -> str:

@@ -1,8 +1,9 @@
-"""Brings runs' records to MLflow, by a process of its own.
+"""Brings runs' journals to MLflow, by a process of its own.
 
 To import mlflow and to open its store takes a core for many seconds, and Python runs one thread at
 a time: in a thread, all that would be taken from the preparation of the data and from training.
-After a run the process is kept for a while, for the next one.
+The process reads the journal itself; it is only told that there is more. After a run it is kept for
+a while, for the next one.
 """
 
 import atexit
@@ -13,11 +14,11 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 from imgclf.errors import ImgclfError
 from imgclf.own_process import can_start_python, how_it_ended, start_python
-from imgclf.tracking.journal import Record
 
 _KEPT_SECONDS = 60.0
 # Variables that programs set for themselves while they run; they say nothing to MLflow.
@@ -30,7 +31,9 @@ class Delivery:
 
     Attributes:
         tracking_uri: the store; empty before mlflow was imported.
-        mlflow_run_id, url: of the run, once it is open.
+        mlflow_run_id, url: of the run, once it is known.
+        is_open: whether MLflow has opened the run, again where it is resumed.
+        delivered: how many of the journal's records were dealt with.
         refusal: message and hint, where MLflow will not open the run; empty otherwise.
         problems: what will never be taken, in words.
         failing: why the record at hand has not been taken yet, while the server is away.
@@ -40,6 +43,8 @@ class Delivery:
     tracking_uri: str = ""
     mlflow_run_id: str | None = None
     url: str | None = None
+    is_open: bool = False
+    delivered: int = 0
     refusal: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     failing: str = ""
@@ -78,54 +83,72 @@ class Sender:
             )
         module = "imgclf.tracking.sender_process"
         self._process = start_python(module, json.dumps(sys.argv), "for MLflow")
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
+        self._folder = Path()
         self._failing_since: float | None = None
+        self._how_it_ended = ""
         self._tried = threading.Event()
         self._listener = threading.Thread(target=self._listen, name="imgclf-sender", daemon=True)
         self.delivery = Delivery()
         self._listener.start()
 
-    def send(self, record: Record) -> None:
-        """Hand over one record; do not wait until it is sent."""
+    def begin(self, folder: Path) -> None:
+        """Serve the run in a folder from now on; its journal has its first record."""
+        self.delivery = replace(Delivery(), tracking_uri=self.delivery.tracking_uri)
+        self._tried.clear()
+        self._folder = folder
+        self.announce()
+
+    def announce(self, *, ended: bool = False) -> None:
+        """Say that the journal has more, or that it has ended; never wait."""
         assert self._process.stdin is not None
-        if record.kind == "run":
-            self.delivery = replace(Delivery(), tracking_uri=self.delivery.tracking_uri)
-            self._tried.clear()
-        # Where the process is gone, `_listen` says so.
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(asdict(record)).encode() + b"\n")
-            self._process.stdin.flush()
+        line = json.dumps({"folder": str(self._folder), "ended": ended}).encode() + b"\n"
+        # Where the process is gone, `_listen` says so. Where it has stopped, the pipe may be full:
+        # what it finds there when it goes on makes it read all of the journal.
+        with suppress(BrokenPipeError, BlockingIOError):
+            os.write(self._process.stdin.fileno(), line)
 
     def wait_until_tried(self, seconds: float) -> None:
         """Wait, for so long at most, until MLflow has opened the run or failed to."""
         self._tried.wait(seconds)
 
-    def finish(self, patience: float) -> Delivery:
-        """Wait until the run is sent to its end, or until nothing was taken for so many seconds.
+    def finish(self, patience: float, seconds: float) -> tuple[Delivery, str]:
+        """Wait until the run is sent to its end, while the server answers.
+
+        Args:
+            patience: seconds after which a server that does not answer is given up.
+            seconds: to wait at most.
 
         Returns:
-            how far it came; its problems hold all that was not sent.
+            how far it came, and why not to the end; empty where it did.
         """
-        start = time.monotonic()
-        problems: tuple[str, ...] = ()
+        start, reason = time.monotonic(), ""
+        self.announce(ended=True)
         try:
-            while not self.delivery.ended and self._listener.is_alive():
+            while not (reason or self._is_through) and self._listener.is_alive():
                 self._listener.join(timeout=0.05)
-                failing_since = self._failing_since
-                if failing_since and time.monotonic() - max(start, failing_since) > patience:
-                    failing = self.delivery.failing
-                    problems = (f"the tracking server does not answer: {failing}",)
-                    break
+                reason = self._why_to_stop(start, patience, seconds)
         except BaseException:
             self._close_input()  # it sends what it has, and ends
             raise
         delivery = self.delivery
-        problems = (*delivery.problems, *problems)
         if delivery.ended:
             _keep(self, _KEPT_SECONDS)
-        else:
-            self.stop()
-            problems = problems or ("the process that sends to MLflow ended too early",)
-        return replace(delivery, problems=problems)
+            return delivery, ""
+        self.stop()
+        return delivery, " ".join(delivery.refusal) or reason or self._how_it_ended
+
+    @property
+    def _is_through(self) -> bool:
+        return self.delivery.ended or bool(self.delivery.refusal)
+
+    def _why_to_stop(self, start: float, patience: float, seconds: float) -> str:
+        since, now = self._failing_since, time.monotonic()
+        takes_too_long = now - start > seconds
+        if since is not None and (takes_too_long or now - max(start, since) > patience):
+            return f"the tracking server does not answer: {self.delivery.failing}"
+        return f"it takes longer than {seconds:.0f} seconds" if takes_too_long else ""
 
     def fits(self) -> bool:
         """Tell whether the process is there and sees what a new one would see."""
@@ -151,9 +174,8 @@ class Sender:
             self._follow()
         finally:
             code = self._process.wait()
-            if code:
-                problem = f"the process that sends to MLflow {how_it_ended(code)}"
-                self.delivery = replace(self.delivery, problems=(*self.delivery.problems, problem))
+            how = how_it_ended(code) if code else "ended too early"
+            self._how_it_ended = f"the process that sends to MLflow {how}"
             self._failing_since = None
             self._tried.set()
 
@@ -166,7 +188,7 @@ class Sender:
             self._failing_since = (
                 self._failing_since or time.monotonic() if delivery.failing else None
             )
-            tried = delivery.mlflow_run_id or delivery.refusal or delivery.failing
+            tried = delivery.is_open or delivery.refusal or delivery.failing
             if tried and not delivery.ended:
                 self._tried.set()
 

@@ -12,6 +12,8 @@ from functools import partial
 import psutil
 import pynvml
 
+from imgclf.errors import ImgclfError
+
 Values = dict[str, float]
 Reader = Callable[[], Values]
 
@@ -26,11 +28,17 @@ class SystemSampler:
     """Samples the machine in a thread: at the start, every few seconds and at the end.
 
     Args:
-        record: takes metrics by name and the sample's number, from 0; called in the thread.
+        record: takes metrics by name and the sample's number; called in the thread.
+        first: number of the first sample.
+
+    Attributes:
+        failure: why it stopped early, where ``record`` raised `ImgclfError`; else empty.
     """
 
-    def __init__(self, record: Callable[[Mapping[str, float], int], None]) -> None:
+    def __init__(self, record: Callable[[Mapping[str, float], int], None], first: int = 0) -> None:
         self._record = record
+        self._first = first
+        self.failure = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="imgclf-system", daemon=True)
 
@@ -52,15 +60,21 @@ class SystemSampler:
         ]
         _sample(readers)  # the first look
         self._stopping.wait(_FIRST_LOOK_SECONDS)
-        for step, pause in enumerate(_pauses()):
+        try:
+            self._sample_until_stopped(readers)
+        except ImgclfError as error:  # the disk is full: training, too, will hear of it
+            self.failure = error.message
+        if devices:
+            pynvml.nvmlShutdown()
+
+    def _sample_until_stopped(self, readers: list[Reader]) -> None:
+        for step, pause in enumerate(_pauses(), self._first):
             # Asked before the sample: a stop that comes during it is followed by one more.
             last = self._stopping.is_set()
             self._record(_sample(readers), step)
             if last:
                 break
             self._stopping.wait(pause)
-        if devices:
-            pynvml.nvmlShutdown()
 
 
 def _pauses() -> Iterator[float]:

@@ -1,63 +1,102 @@
 """What the training half says of a run: first into its journal, then to MLflow in the background.
 
-A process imports mlflow, opens the run and sends the
-journal's records in order; `Tracker.wait_until_open` and `Tracker.finish` wait for it, but for a
-bounded time. A thread adds what the machine is doing meanwhile.
+A process imports mlflow, opens the run and sends the journal's records in order;
+`Tracker.wait_until_open` and `Tracker.finish` wait for it, but for a bounded time. A thread adds
+what the machine is doing meanwhile.
 """
 
+import shlex
+import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from imgclf.errors import ImgclfError
 from imgclf.tracking.identity import RunIdentity
-from imgclf.tracking.journal import Journal
+from imgclf.tracking.journal import (
+    FAILED,
+    FINISHED,
+    JOURNAL_FILE,
+    KILLED,
+    Journal,
+    read_records,
+)
+from imgclf.tracking.running import hold_run
+from imgclf.tracking.said import Said
 from imgclf.tracking.sender import Delivery, take_sender
 from imgclf.tracking.system import SystemSampler
 
-FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
+__all__ = ["FAILED", "FINISHED", "KILLED", "Tracker"]
+
 # A busy machine needs that long to import mlflow and to set a database up. A server that refuses
 # the connection is not waited for, one that hangs no longer than this.
 OPENING_SECONDS = 30.0
 # When the server has taken nothing for so long, `finish` stops waiting.
 PATIENCE_SECONDS = 60.0
+# It stops as well when the server is only slow.
+_LONGEST_FINISH_SECONDS = 600.0
 
 
 class Tracker:
     """One run's voice. Safe to use from several threads.
 
+    Whatever it is told is on the disk when the call returns. Where that fails, as on a full disk,
+    the call raises `ImgclfError`; the samples of the machine then stop, and `finish` says so.
+
     Args:
         identity: who the run is and where it belongs.
         folder: the run's local folder; artifacts are named by their path in it.
+        resumed: whether the run goes on that the folder's journal holds. What this holds already
+            (parameters, tags, data, epochs) is then not said again; artifacts are.
+
+    Raises:
+        ImgclfError: the run is in progress elsewhere, its journal cannot be read or written, or no
+            process can be started.
     """
 
-    def __init__(self, identity: RunIdentity, folder: Path) -> None:
-        self._journal = Journal(folder / "journal.jsonl")
+    def __init__(self, identity: RunIdentity, folder: Path, resumed: bool = False) -> None:
+        self._folder = folder
+        self._running = hold_run(folder)
+        path = folder / JOURNAL_FILE
+        self._said = Said(read_records(path) if resumed else ())
+        self._journal = Journal.resume(path) if resumed else Journal.create(path)
         self._sender = take_sender()
         self._final: Delivery | None = None
-        # The journal's order is the order of sending.
+        # The journal's order is the order in which things were said.
         self._order = threading.Lock()
-        self._say("run", identity=identity.to_dict())
-        self._sampler = SystemSampler(self.metrics)
+        # MLflow shows where a run comes from, whoever sends it.
+        source = sys.argv[0] if sys.argv else ""
+        self._journal.append("run", identity=identity.to_dict(), source=source, resumed=resumed)
+        self._sender.begin(folder)
+        self._sampler = SystemSampler(self.metrics, self._said.samples)
         self._sampler.start()
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log the run's parameters."""
-        self._say("parameters", values={name: str(value) for name, value in values.items()})
+        texts = {name: str(value) for name, value in values.items()}
+        if new := self._said.new_values("parameters", texts):
+            self._say("parameters", values=new)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
-        self._say("tags", values=dict(values))
+        if new := self._said.new_values("tags", values):
+            self._say("tags", values=new)
 
     def dataset(
         self, name: str, digest: str, context: str, source: str, profile: Mapping[str, Any]
     ) -> None:
         """Log a data set input."""
-        profile = dict(profile)
-        self._say(
-            "dataset", name=name, digest=digest, context=context, source=source, profile=profile
-        )
+        content = {
+            "name": name,
+            "digest": digest,
+            "context": context,
+            "source": source,
+            "profile": dict(profile),
+        }
+        if not self._said.has_dataset(content):
+            self._say("dataset", **content)
 
     def metrics(
         self, values: Mapping[str, float], step: int, summary: Mapping[str, float] | None = None
@@ -70,7 +109,10 @@ class Tracker:
             summary: of the run as a whole. They go to step 0: MLflow's UI then compares runs by
                 bars instead of drawing a line through one point.
         """
-        self._say("metrics", values=dict(values), step=step, summary=dict(summary or {}))
+        if self._said.has_epoch(values, step):
+            return
+        new = self._said.new_values("summary", summary or {})
+        self._say("metrics", values=dict(values), step=step, summary=new)
 
     def artifact(self, path: str, artifact_folder: str = "") -> None:
         """Upload a file or folder of the run's folder.
@@ -95,17 +137,31 @@ class Tracker:
         if refusal := self._delivery.refusal:
             raise ImgclfError(*refusal)
 
-    def finish(self, status: str) -> list[str]:
+    def finish(self, status: str, seconds: float = _LONGEST_FINISH_SECONDS) -> list[str]:
         """End the run and wait until all is sent, while the server answers.
+
+        Args:
+            status: how the run ended, in MLflow's words.
+            seconds: to wait at most.
 
         Returns:
             what was not sent, in words; empty where MLflow holds the whole run.
         """
+        deadline = time.monotonic() + seconds
         self._sampler.stop()
-        self._say("end", status=status)
-        self._journal.close()
-        self._final = self._sender.finish(PATIENCE_SECONDS)
-        return list(self._final.problems)
+        try:
+            self._say("end", status=status)
+        finally:
+            self._journal.close()
+            self._running.release()
+        left = max(0.0, deadline - time.monotonic())
+        self._final, reason = self._sender.finish(PATIENCE_SECONDS, left)
+        problems = list(self._final.problems)
+        if self._sampler.failure:
+            problems.append(f"the machine was not sampled to the end: {self._sampler.failure}")
+        if reason:
+            problems.append(f"{self._left} ({reason}); '{self._sync_command}' sends them")
+        return problems
 
     @property
     def mlflow_run_id(self) -> str | None:
@@ -127,6 +183,19 @@ class Tracker:
         # After its end, the sender may serve another run.
         return self._final or self._sender.delivery
 
+    @property
+    def _left(self) -> str:
+        return (
+            f"{self._journal.length - self._delivery.delivered} of {self._journal.length} records"
+        )
+
+    @property
+    def _sync_command(self) -> str:
+        runs_dir = self._folder.parent
+        place = [] if runs_dir == Path("runs").resolve() else ["--runs-dir", str(runs_dir)]
+        return shlex.join(["imgclf", "sync", *place, self._folder.name])
+
     def _say(self, kind: str, **content: Any) -> None:
         with self._order:
-            self._sender.send(self._journal.append(kind, **content))
+            self._journal.append(kind, **content)
+        self._sender.announce()

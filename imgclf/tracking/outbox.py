@@ -1,0 +1,171 @@
+"""What a run's folder still has to send; the only way by which records reach MLflow.
+
+A run in progress, the run after it, a resumed run and ``imgclf sync`` all send the journal of a
+folder from where the last one stopped.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filelock import FileLock, Timeout
+
+from imgclf.tracking.connection import tracking_uri
+from imgclf.tracking.destination import (
+    MOST_METRICS,
+    Destination,
+    RefusedError,
+    UnreachableError,
+    num_metrics,
+)
+from imgclf.tracking.identity import read_identity
+from imgclf.tracking.journal import JOURNAL_FILE, KILLED, Record, read_records
+from imgclf.tracking.sent import Sent, read_sent, write_sent
+
+_LOCK_FILE = "sending.lock"
+
+
+class BeingSentError(Exception):
+    """Another process is sending the run."""
+
+
+class Outbox:
+    """The unsent records of a run. A context manager: it keeps other processes from sending them.
+
+    Args:
+        folder: the run's local folder.
+        patience: seconds to wait for another process that is sending the run.
+
+    Attributes:
+        sent: how far the sending has come.
+        ended: whether the last record that was read ends the run.
+
+    Raises:
+        BeingSentError: another process is sending the run.
+        ImgclfError: the journal cannot be read.
+    """
+
+    def __init__(self, folder: Path, patience: float = 0.0) -> None:
+        self._folder = folder
+        self._lock = FileLock(folder / _LOCK_FILE)
+        try:
+            self._lock.acquire(timeout=patience)
+        except Timeout as error:
+            raise BeingSentError("another process is sending the run") from error
+        try:
+            identity = read_identity(folder)
+            self.sent = read_sent(folder)
+            if not self.sent.tracking_uri:
+                # Kept before the first attempt: another shell may have another default.
+                self._keep(replace(self.sent, tracking_uri=identity.tracking_uri or tracking_uri()))
+            sent = self.sent
+            self._destination = Destination(
+                identity, sent.tracking_uri, sent.mlflow_run_id, sent.url
+            )
+        except BaseException:
+            self._lock.release()
+            raise
+        self._records: deque[Record] = deque()
+        self._last_run = -1
+        self._one_at_a_time = 0
+        self.ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def refill(self) -> int:
+        """Read what the journal has gained; return how many records are to be sent.
+
+        Raises:
+            ImgclfError: the journal cannot be read.
+        """
+        for record in read_records(
+            self._folder / JOURNAL_FILE, self.sent.delivered + len(self._records)
+        ):
+            self._records.append(record)
+            self.ended = record.kind == "end"
+            if record.kind == "run":
+                self._last_run = record.sequence
+        return len(self._records)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether MLflow has opened the run, and has opened it again where it is resumed."""
+        return self.sent.mlflow_run_id is not None and self.sent.delivered > self._last_run
+
+    def send_next(self) -> None:
+        """Send the next record, or the next batch of metrics; keep what was refused for good.
+
+        Raises:
+            UnreachableError: the store is away; nothing has changed.
+            RefusedError: the store will not open the run; nothing has changed.
+        """
+        batch = self._next_batch()
+        try:
+            self._destination.deliver(batch)
+        except RefusedError as error:
+            if batch[0].kind == "run":
+                raise
+            if len(batch) > 1:
+                self._one_at_a_time = len(batch)  # only one of them may be wrong
+                return
+            self._count_refused(f"{batch[0].kind}: {error}")
+        self._one_at_a_time = max(0, self._one_at_a_time - 1)
+        for _ in batch:
+            self._records.popleft()
+        self._keep(
+            replace(
+                self.sent,
+                mlflow_run_id=self._destination.mlflow_run_id,
+                url=self._destination.url,
+                delivered=self.sent.delivered + len(batch),
+            )
+        )
+
+    def kill_run(self) -> None:
+        """End the run as killed in MLflow alone, where its journal cannot be written.
+
+        Whoever comes when there is room again finds the journal without an end, and does it again.
+        """
+        if self._destination.mlflow_run_id is not None:
+            now_ms = time.time_ns() // 1_000_000
+            with suppress(RefusedError, UnreachableError):
+                self._destination.deliver([Record(-1, now_ms, "end", {"status": KILLED})])
+
+    def _next_batch(self) -> Sequence[Record]:
+        """Return the next record, and the metrics that follow metrics as far as MLflow takes them.
+
+        After an outage there may be thousands, and a call takes as long for one as for many.
+        """
+        batch = [self._records[0]]
+        if batch[0].kind != "metrics" or self._one_at_a_time:
+            return batch
+        total = num_metrics(batch[0])
+        for record in islice(self._records, 1, None):
+            if record.kind != "metrics" or (total := total + num_metrics(record)) > MOST_METRICS:
+                break
+            batch.append(record)
+        return batch
+
+    def _count_refused(self, reason: str) -> None:
+        refused = dict(self.sent.refused)
+        refused[reason] = refused.get(reason, 0) + 1
+        self.sent = replace(self.sent, refused=refused)
+
+    def _keep(self, sent: Sent) -> None:
+        self.sent = sent
+        write_sent(self._folder, sent)

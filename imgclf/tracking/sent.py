@@ -1,0 +1,67 @@
+"""What of a run's journal has reached MLflow, kept in the run's folder as ``sent.json``."""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from imgclf.tracking.journal import JOURNAL_FILE, last_record
+
+_FILE = "sent.json"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """How far the sending of a run has come.
+
+    Attributes:
+        tracking_uri: of the store; empty before anything was tried.
+        mlflow_run_id, url: of the run in MLflow, once it is open.
+        delivered: how many records were dealt with, from the journal's first on.
+        refused: what the store will never take: kind and reason -> how many records.
+    """
+
+    tracking_uri: str = ""
+    mlflow_run_id: str | None = None
+    url: str | None = None
+    delivered: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)
+
+    def problems(self) -> tuple[str, ...]:
+        """Return in words what the store will never take."""
+        return tuple(
+            reason if count == 1 else f"{reason} ({count} times)"
+            for reason, count in self.refused.items()
+        )
+
+
+def read_sent(folder: Path) -> Sent:
+    """Read what is known of a run's folder."""
+    try:
+        return Sent(**json.loads((folder / _FILE).read_bytes()))
+    except FileNotFoundError:
+        return Sent()
+    except (ValueError, TypeError):
+        # A machine that lost power may leave an empty file. To send everything again does no harm.
+        return Sent()
+
+
+def write_sent(folder: Path, sent: Sent) -> None:
+    """Keep it, whole or not at all."""
+    new = folder / f".{_FILE}"
+    # Where the disk is full, more will be sent again than was needed.
+    with suppress(OSError):
+        new.write_text(json.dumps(asdict(sent), indent=2) + "\n", encoding="utf-8")
+        os.replace(new, folder / _FILE)
+
+
+def has_unsent(folder: Path) -> bool:
+    """Tell whether a run's journal holds records that have not been sent.
+
+    Raises:
+        ImgclfError: the journal cannot be read.
+    """
+    last = last_record(folder / JOURNAL_FILE)
+    return last is not None and last.sequence >= read_sent(folder).delivered

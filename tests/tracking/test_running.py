@@ -1,0 +1,102 @@
+"""Who holds a run, and what becomes of a run whose process was killed."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imgclf.errors import ImgclfError
+from imgclf.tracking.journal import JOURNAL_FILE, Journal, read_records
+from imgclf.tracking.running import end_dead_run, hold_run, is_running
+
+HOLDS_A_RUN = """
+import sys
+from pathlib import Path
+from imgclf.tracking.running import hold_run
+lock = hold_run(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run's folder whose journal has no end."""
+    journal = Journal.create(tmp_path / JOURNAL_FILE)
+    journal.append("run", 1_000)
+    journal.append("metrics", 2_000, values={"train/loss": 1.0}, step=1, summary={})
+    journal.close()
+    return tmp_path
+
+
+@pytest.fixture
+def holder(folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Another process in which the run is in progress."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS_A_RUN, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def kinds(folder: Path) -> list[str]:
+    return [record.kind for record in read_records(folder / JOURNAL_FILE)]
+
+
+def test_a_run_is_in_progress_in_one_process(folder, holder):
+    assert is_running(folder)
+    with pytest.raises(ImgclfError, match="is in progress in another process"):
+        hold_run(folder)
+    assert not end_dead_run(folder)
+    assert kinds(folder) == ["run", "metrics"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_end_of_a_process_however_it_comes_frees_its_run(folder, holder, number):
+    holder.send_signal(number)
+    holder.wait()
+    assert not is_running(folder)
+    hold_run(folder).release()
+
+
+def test_a_dead_run_is_ended_as_killed_at_the_time_of_its_last_word_and_once(folder):
+    assert end_dead_run(folder)
+    assert not end_dead_run(folder)
+    *_, tags, end = read_records(folder / JOURNAL_FILE)
+    assert (end.kind, end.time_ms, end.content) == ("end", 2_000, {"status": "KILLED"})
+    assert (tags.kind, list(tags.content["values"])) == ("tags", ["imgclf.error"])
+
+
+def test_a_run_that_has_ended_is_left_as_it_is_unless_it_was_resumed_and_killed(folder):
+    journal = Journal.resume(folder / JOURNAL_FILE)
+    journal.append("end", status="FINISHED")
+    journal.close()
+    assert not end_dead_run(folder)
+    journal = Journal.resume(folder / JOURNAL_FILE)
+    journal.append("run", resumed=True)
+    journal.close()
+    assert end_dead_run(folder)
+    assert kinds(folder) == ["run", "metrics", "end", "run", "tags", "end"]
+
+
+def test_a_run_held_by_this_process_is_in_progress_until_it_is_let_go(folder):
+    lock = hold_run(folder)
+    assert is_running(folder)
+    assert not end_dead_run(folder)
+    lock.release()
+    assert end_dead_run(folder)
+
+
+def test_a_journal_without_a_record_is_no_run(tmp_path):
+    Journal.create(tmp_path / JOURNAL_FILE).close()
+    assert not end_dead_run(tmp_path)
+    assert kinds(tmp_path) == []
