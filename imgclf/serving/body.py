@@ -17,7 +17,7 @@ _ENCODINGS = ("gzip", "deflate")
 # Small answers are as long compressed.
 _SMALLEST_COMPRESSED = 500
 # What is longer would hold up other requests while it is parsed.
-LARGE = 2**20
+LARGE_BODY = 2**20
 _Parsed = TypeVar("_Parsed")
 
 
@@ -63,7 +63,7 @@ class Bodies:
 
     async def parse(self, parser: Callable[[bytes], _Parsed], body: bytes) -> _Parsed:
         """Parse a body; a large one in a thread, for others to be answered meanwhile."""
-        if len(body) <= LARGE:
+        if len(body) <= LARGE_BODY:
             return parser(body)
         return await self._in_thread(parser, body)
 

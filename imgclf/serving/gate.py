@@ -62,7 +62,7 @@ class Gate:
         except Exception:  # noqa: BLE001 - the client has its answer, the log gets all of it
             _log_exception(request_id, scope["path"])
         finally:
-            # What the server's end cuts off has none; whoever listens for us answers with this.
+            # Cut off by the server's end, a request has none: uvicorn answers it with this one.
             status = status or 500
             seconds = time.perf_counter() - started
             # By its template: names that clients make up must not become figures of their own.

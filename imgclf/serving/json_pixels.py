@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgclf.card import ModelCard
-from imgclf.serving.body import LARGE
+from imgclf.serving.body import LARGE_BODY
 from imgclf.serving.errors import RequestError
 
 # A grey pixel in nested lists is at most `[255.0], `; the rest is for the brackets of its row.
@@ -33,7 +33,7 @@ def read_json(content: bytes) -> Any:
         RequestError: it is none.
     """
     try:
-        if len(content) <= LARGE:
+        if len(content) <= LARGE_BODY:
             return json.loads(content)
         # The parser is written in C and holds the interpreter's lock to its end. Where it calls
         # functions written in Python, other threads have their turn.

@@ -23,7 +23,6 @@ from imgclf.serving.protocol import (
 )
 from imgclf.serving.served_model import LoadedModel
 
-_FLAGS = {"type": "object", "properties": {"binary_data": {"type": "boolean"}}}
 _INPUT = {
     "type": "object",
     "required": ["name", "datatype", "shape"],
@@ -46,7 +45,10 @@ _INPUT = {
 _OUTPUT = {
     "type": "object",
     "required": ["name"],
-    "properties": {"name": {"enum": list(OUTPUTS)}, "parameters": _FLAGS},
+    "properties": {
+        "name": {"enum": list(OUTPUTS)},
+        "parameters": {"type": "object", "properties": {"binary_data": {"type": "boolean"}}},
+    },
 }
 _BODY = {
     "requestBody": {

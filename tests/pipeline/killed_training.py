@@ -12,7 +12,9 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,8 +45,12 @@ def on_call(owner: Any, name: str, count: int, act: Callable[..., None]) -> None
     setattr(owner, name, counting)
 
 
-def write_half(path: Any, *parts: bytes) -> None:
-    path.with_name(path.name + ".part").write_bytes(parts[0][: len(parts[0]) // 2])
+def write_half(path: Path, content: bytes, *_: str) -> None:
+    path.with_name(path.name + ".part").write_bytes(content[: len(content) // 2])
+
+
+def write_without_name(path: Path, content: bytes, *_: str) -> None:
+    path.with_name(path.name + ".part").write_bytes(content)
 
 
 def say_half(journal: Journal, *_: Any) -> None:
@@ -57,8 +63,8 @@ def nothing(*_: Any) -> None:
 
 MOMENTS: dict[str, tuple[Any, str, Callable[..., None]]] = {
     "step": (loop, "_step", nothing),
-    "half of a checkpoint": (checkpoint, "_write_durably", write_half),
-    "before a checkpoint has its name": (checkpoint.os, "replace", nothing),
+    "half of a checkpoint": (checkpoint, "write_whole", write_half),
+    "before a checkpoint has its name": (checkpoint, "write_whole", write_without_name),
     "between checkpoint and journal": (fit, "_tell", nothing),
     "validation": (fit, "predict_logits", nothing),
     "half of a record": (Journal, "append", say_half),
@@ -94,7 +100,7 @@ def main() -> None:
                 run(json.loads(line))
                 code = 0
             except BaseException:  # noqa: BLE001 - whatever it is, its parent must go on
-                sys.excepthook(*sys.exc_info())
+                traceback.print_exc()
             finally:
                 from imgclf.tracking.sender import stop_kept_senders
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imgclf.tracking.sent import read_sent
 from mlflow import MlflowClient
 
 from imgclf.tracking.identity import RUN_ID_TAG
 from imgclf.tracking.journal import run_folders
+from imgclf.tracking.sent import read_sent
 
 VALUES = {
     "epochs": 4,
@@ -95,6 +95,7 @@ def in_mlflow(folder: Path) -> dict[str, Any]:
     tags = {name: value for name, value in run.data.tags.items() if name.startswith("imgclf.")}
     del tags[RUN_ID_TAG]
     tags.pop("imgclf.error", None)
+    assert run.inputs is not None
     inputs = [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs]
     return {
         "status": run.info.status,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
-from imgclf.serving.body import LARGE, Bodies, compress, decompress
+from imgclf.serving.body import LARGE_BODY, Bodies, compress, decompress
 from imgclf.serving.errors import RequestError
 from imgclf.serving.protocol import read_json
 
@@ -201,7 +201,7 @@ def test_a_large_body_is_parsed_beside_the_loop_and_a_small_one_at_once():
         return len(body)
 
     async def work(bodies: Bodies) -> None:
-        for size in (LARGE, LARGE + 1):
+        for size in (LARGE_BODY, LARGE_BODY + 1):
             assert await bodies.parse(parse, b"x" * size) == size
             with pytest.raises(RequestError, match="it is no such thing"):
                 await bodies.parse(parse, bytes(size))

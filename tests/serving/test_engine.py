@@ -155,7 +155,7 @@ def test_what_waits_for_its_decoding_counts_on_every_route(decoding: Decoding, f
 # --- Decoding
 
 
-def decoded(work: Callable[[], Any]) -> None:
+def finish(work: Callable[[], Any]) -> None:
     async def within() -> None:
         async with asyncio.timeout(30):
             await work()
@@ -180,7 +180,7 @@ def test_files_are_decoded_in_their_order_and_each_that_is_not_says_why(
                 np.testing.assert_array_equal(one, to_array(file, reference.card.preprocessing))
 
     with engine_of() as engine:
-        decoded(work)
+        finish(work)
 
 
 def test_a_request_of_many_images_lets_others_in_between(
@@ -203,7 +203,7 @@ def test_a_request_of_many_images_lets_others_in_between(
         assert decoding.begun == [files[0], files[10], *files[1:4]]
 
     with engine_of() as engine:
-        decoded(work)
+        finish(work)
 
 
 def test_as_many_images_are_decoded_at_once_as_a_worker_has_cores(
@@ -230,7 +230,7 @@ def test_as_many_images_are_decoded_at_once_as_a_worker_has_cores(
         assert len(await engine.decode(loaded, files[:9])) == 9
 
     with engine_of(workers=3) as engine:
-        decoded(work)
+        finish(work)
     assert most == 3
 
 
@@ -254,7 +254,7 @@ def test_of_a_request_that_is_given_up_no_other_image_is_decoded(
         assert decoding.begun == [files[0], files[10]]
 
     with engine_of() as engine:
-        decoded(work)
+        finish(work)
 
 
 def test_the_pixels_of_a_request_have_a_limit_and_none_is_decoded_past_it(
@@ -279,4 +279,4 @@ def test_the_pixels_of_a_request_have_a_limit_and_none_is_decoded_past_it(
         assert decoding.begun == []
 
     with engine_of(max_pixels=100) as engine:
-        decoded(work)
+        finish(work)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from imgclf.card import ModelCard, Preprocessing
-from imgclf.serving.body import LARGE
+from imgclf.serving.body import LARGE_BODY
 from imgclf.serving.errors import RequestError
 from imgclf.serving.json_pixels import as_pixels, max_json_bytes, read_json
 
@@ -66,10 +66,10 @@ def test_large_json_is_read_as_small_json_is():
     value = {"a": [0, -7, 10**30, 0.5, -2e-9, 1e400, True, None, "\u00e4\ud800"], "b": {"c": []}}
     content = json.dumps(value).encode()
     assert read_json(content) == value
-    assert read_json(content.ljust(LARGE + 1)) == value
-    for damaged in (content[:-1], content + b"x", b"9" * 10_000, b"[" * (LARGE + 1)):
+    assert read_json(content.ljust(LARGE_BODY + 1)) == value
+    for damaged in (content[:-1], content + b"x", b"9" * 10_000, b"[" * (LARGE_BODY + 1)):
         with pytest.raises(RequestError, match="the body is no JSON"):
-            read_json(damaged.ljust(LARGE + 1))
+            read_json(damaged.ljust(LARGE_BODY + 1))
 
 
 def test_one_long_text_among_the_pixels_costs_no_memory():
