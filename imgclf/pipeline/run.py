@@ -10,9 +10,12 @@ from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.scan import Scan
 from imgclf.data.splits import Split
+from imgclf.disk import write_whole
+from imgclf.errors import ImgclfError, printable
 from imgclf.next_command import resume_command
 from imgclf.progress import say
 from imgclf.tracking.environment import environment_tags
+from imgclf.tracking.identity import ERROR_TAG
 from imgclf.tracking.tracker import FAILED, KILLED, Tracker
 from imgclf.training.device import Compute
 
@@ -68,12 +71,18 @@ def end_early(tracker: Tracker, error: BaseException, folder: Path) -> None:
     killed = isinstance(error, KeyboardInterrupt | SystemExit)
     status = KILLED if killed else FAILED
     say(f"ending the run as {status}")
-    tracker.tags({"imgclf.error": " ".join(f"{type(error).__name__}: {error}".split())})
-    if not killed:
-        text = "".join(traceback.format_exception(error))
-        (folder / _TRACEBACK).write_text(text, encoding="utf-8", errors="backslashreplace")
-        tracker.artifact(_TRACEBACK)
-    problems = tracker.finish(status, _SECONDS_TO_LEAVE) if killed else tracker.finish(status)
+    try:
+        tracker.tags({ERROR_TAG: " ".join(f"{type(error).__name__}: {error}".split())})
+        if not killed:
+            text = "".join(traceback.format_exception(error))
+            write_whole(folder / _TRACEBACK, printable(text).encode(), "the traceback")
+            tracker.artifact(_TRACEBACK)
+    except ImgclfError as problem:  # what ended the run is what a person must read
+        say(f"not recorded: {problem.message}")
+    try:
+        problems = tracker.finish(status, _SECONDS_TO_LEAVE) if killed else tracker.finish(status)
+    except ImgclfError as problem:
+        problems = [f"{problem.message} 'imgclf sync' ends it once there is room."]
     for problem in problems:
         say(f"MLflow was not told: {problem}")
     if (folder / CHECKPOINTS).is_dir():
