@@ -228,7 +228,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_as_it_is(tmp_path: Path) -> No
     state = started(TrainConfig())
     write_checkpoint(tmp_path, state, {}, {"number": 1})
     state.step += 1
-    with no_file_larger_than(10_000), pytest.raises(OSError, match="File too large"):
+    with no_file_larger_than(10_000), pytest.raises(ImgclfError, match="are needed"):
         write_checkpoint(tmp_path, state, {}, {"number": 2})
     found = newest_checkpoint(tmp_path, unheard)
     assert found is not None
