@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asgi import Exchange, ask, never, running, until_ready
 from image_files import encode, png
 from imgclf.predict import Predictor
 from imgclf.preprocess import to_array
@@ -20,7 +21,6 @@ from imgclf.serving.measured import Measures
 from imgclf.serving.protocol import HEADER_LENGTH
 from imgclf.serving.served_model import LoadedModel, ServedModel
 from imgclf.serving.settings import ServerSettings
-from in_process import Exchange, ask, never, running, until_ready
 from server_process import REFERENCE
 
 
