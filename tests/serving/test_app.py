@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from asgi import Exchange, ask, never, running, until_ready
 from imgclf.serving.app import create_app
 from imgclf.serving.served_model import LoadedModel, ServedModel
 from imgclf.serving.settings import ServerSettings
-from in_process import Exchange, ask, never, running, until_ready
 from server_process import EXAMPLE, REFERENCE, Server
 
 ORIGIN = "https://pages.example"

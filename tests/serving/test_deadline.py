@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from asgi import Exchange
 from image_files import encode
 from imgclf.serving.deadline import Deadline
-from in_process import Exchange
 from server_process import IMAGE, PATIENCE, REFERENCE, Server, figures, until
 
 

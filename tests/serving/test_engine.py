@@ -1,4 +1,4 @@
-"""Who is let in, and in which order images are decoded: nobody takes all of the server."""
+"""Who is let in, and in which order images are decoded: nobody takes the whole server."""
 
 import asyncio
 import json
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asgi import Exchange, ask, never, running, until_ready
 from image_files import encode, png
 from imgclf.predict import Predictor
 from imgclf.preprocess import to_array
@@ -20,7 +21,6 @@ from imgclf.serving.measured import Measures
 from imgclf.serving.protocol import HEADER_LENGTH
 from imgclf.serving.served_model import LoadedModel, ServedModel
 from imgclf.serving.settings import ServerSettings
-from in_process import Exchange, ask, never, running, until_ready
 from server_process import REFERENCE
 
 
@@ -148,6 +148,35 @@ def test_what_waits_for_its_decoding_counts_on_every_route(decoding: Decoding, f
                 decoding.begun.clear()
                 decoding.free.clear()
             decoding.free.set()
+
+    asyncio.run(work())
+
+
+def test_bodies_that_are_still_coming_have_a_limit_together(
+    monkeypatch: pytest.MonkeyPatch, files: list[bytes]
+):
+    # Four bodies of a MiB, instead of 256 MiB.
+    monkeypatch.setattr("imgclf.serving.engine._BYTES_OF_BODIES", 0)
+
+    async def work() -> None:
+        app = create_app(ServerSettings(str(REFERENCE), max_body_mb=1), never)
+        async with running(app):
+            await until_ready(app)
+            coming = [Exchange(app, "POST", "/predict") for _ in range(4)]
+            for exchange in coming:
+                exchange.send_body(bytes(2**20), more=True)
+            await asyncio.sleep(0.05)
+            for path, body, headers in requests_of(files[:1]):
+                status, found, answer = await ask(app, "POST", path, body, headers)
+                assert (status, found["retry-after"]) == (503, "1")
+                assert answer == {"error": "too much is read already; try again later"}
+            coming.pop().disconnect()
+            await asyncio.sleep(0.05)
+            for path, body, headers in requests_of(files[:1]):
+                assert (await ask(app, "POST", path, body, headers))[0] == 200
+            for exchange in coming:
+                exchange.disconnect()
+            await asyncio.gather(*(exchange.task for exchange in coming))
 
     asyncio.run(work())
 

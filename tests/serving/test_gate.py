@@ -7,9 +7,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import Receive, Scope, Send
 
+from asgi import Exchange
 from imgclf.serving.gate import Gate
 from imgclf.serving.measured import Measures
-from in_process import Exchange
 from server_process import IMAGE, Server, figures, slow_request, until
 
 

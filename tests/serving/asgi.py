@@ -1,4 +1,4 @@
-"""Asks an application inside this process: what a client cannot bring about from outside."""
+"""The application inside the test's own process: what a client cannot bring about from outside."""
 
 import asyncio
 import json
