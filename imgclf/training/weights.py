@@ -1,27 +1,24 @@
 """Weights on disk, as safetensors: nothing in such a file can run."""
 
+import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from imgclf.disk import write_whole
 from imgclf.errors import ImgclfError
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's weights and buffers, so that the file is whole at every moment.
-
-    Raises:
-        ImgclfError: there is no room for them; the file of before stays.
-    """
+    """Write a model's weights and buffers, so that the file is whole at every moment."""
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
     }
-    # In memory first: safetensors' own writer raises no OSError where a disk is full.
-    write_whole(path, save(tensors), "the weights")
+    temporary = path.with_name(path.name + ".part")
+    save_file(tensors, temporary)
+    os.replace(temporary, path)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
