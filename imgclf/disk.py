@@ -55,8 +55,10 @@ def write_whole(path: Path, content: bytes, what: str, hint: str = "") -> None:
     """
     unfinished = path.with_name(f"{path.name}.part")
     with writing(what, path, len(content), hint):
+        # Of a write that was interrupted; a link there would lead the new one astray.
+        unfinished.unlink(missing_ok=True)
         try:
-            with unfinished.open("wb") as file:
+            with unfinished.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

@@ -52,7 +52,8 @@ def test_a_file_larger_than_allowed_leaves_the_one_before_it(tmp_path: Path):
 def test_a_new_file_takes_the_place_of_a_link_and_leaves_what_it_leads_to(tmp_path: Path):
     precious, link = tmp_path / "precious", tmp_path / "link"
     precious.write_bytes(b"years of work")
-    link.symlink_to(precious)
+    for name in ("link", "link.part"):
+        (tmp_path / name).symlink_to(precious)
     write_whole(link, b"new", "the file")
     assert precious.read_bytes() == b"years of work"
     assert link.read_bytes() == b"new"

@@ -174,7 +174,7 @@ def clear(cache: Path) -> int:
         ImgclfError: the folder may not be written to.
     """
     entries = list_entries(cache)
-    with writing("the folder of decoded images", cache):
+    with writing("changes", cache):
         for entry in entries:
             # Renamed first: no process takes a half-removed entry for a whole one.
             outgoing = entry.folder.with_name(f"{_building_prefix()}{entry.folder.name[:8]}")

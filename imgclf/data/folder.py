@@ -61,7 +61,8 @@ def _subfolders(folder: Path) -> list[Path]:
         ]
     except OSError as error:
         raise ImgclfError(
-            f"Cannot read the folder '{folder}': {error.strerror}.", "Check its permissions."
+            f"Cannot read the folder '{error.filename}': {error.strerror}.",
+            "Check its permissions.",
         ) from error
     return sorted(found)
 

@@ -1,7 +1,6 @@
 """Evaluation: a finished model answers labelled images, and a run of its own holds the outcome."""
 
 import os
-import shutil
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset, SelectedImages
-from imgclf.disk import writing
+from imgclf.disk import write_whole
 from imgclf.errors import UsageError
 from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.page import Page, write_html
@@ -150,9 +149,8 @@ def evaluate(
         _record_inputs(tracker, plan)
         metrics = _record_outcome(tracker, plan, inputs, data_seconds, report)
         if output_dir:
-            with writing("tables and pictures", Path(output_dir)):
-                for path in report.iterdir():
-                    shutil.copyfile(path, Path(output_dir) / path.name)
+            for path in report.iterdir():
+                write_whole(Path(output_dir) / path.name, path.read_bytes(), "the evaluation")
     except BaseException as error:
         end_early(tracker, error, report.parent)
         raise

@@ -193,6 +193,9 @@ def test_a_folder_that_cannot_be_read_is_named() -> None:
         with as_nobody(), pytest.raises(ImgclfError, match="dog': Permission denied") as caught:
             list_folder(root)
         assert "permissions" in caught.value.hint
+        (root / "bird").symlink_to(root / "dog" / "bird")
+        with as_nobody(), pytest.raises(ImgclfError, match="bird': Permission denied"):
+            list_folder(root)
         (root / "dog").chmod(0o755)
         root.chmod(0)
         with as_nobody(), pytest.raises(ImgclfError, match=f"{root}': Permission denied"):

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgclf.errors import ImgclfError
 from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.page import MOST_PNG_BYTES, Page, Parameter, write_html
 from imgclf.evaluation.pictures import registered_pictures
 from imgclf.evaluation.report import write_evaluation
+from small_disk import files_up_to
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -249,3 +251,12 @@ def test_large_photographs_are_embedded_smaller_and_look_the_same(
         difference = np.asarray(picture, np.float64) - np.asarray(photograph, np.float64)
     assert np.sqrt((difference**2).mean()) < 4
     assert len(data) < MOST_PNG_BYTES
+
+
+def test_a_full_disk_leaves_the_page_of_before(folder: Path, tmp_path: Path) -> None:
+    path = folder / "kept.html"
+    path.write_text("before")
+    with files_up_to(50_000), pytest.raises(ImgclfError, match="Cannot write the page"):
+        write_html(path, whole_page(folder))
+    assert path.read_text() == "before"
+    assert not list(folder.glob("*.part"))

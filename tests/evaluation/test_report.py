@@ -12,9 +12,11 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from imgclf.errors import ImgclfError
 from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.pictures import correct, misclassified
 from imgclf.evaluation.report import write_evaluation
+from small_disk import files_up_to
 
 CLASSES = ("cat", "dog", "bird")
 FILES = {
@@ -202,6 +204,14 @@ def test_names_that_are_not_utf8_are_written_as_python_shows_them(tmp_path: Path
     assert pd.read_csv(tmp_path / "predictions.csv")["image"].tolist() == [
         f"cat/caf\\udce9-{number}.png" for number in range(5)
     ]
+
+
+def test_a_full_disk_is_told_and_leaves_whole_files(tmp_path: Path) -> None:
+    full = r"Cannot write the picture .*too large\. Up to .* are needed; .* are free"
+    with files_up_to(10_000), pytest.raises(ImgclfError, match=full):
+        write_evaluation(EXAMPLE, tmp_path)
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 120
+    assert {path.name for path in tmp_path.iterdir()} < FILES
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -295,7 +295,7 @@ def test_a_folder_without_images_and_a_place_that_cannot_be_written_are_clear_er
 
 def test_an_evaluation_that_breaks_off_is_recorded_as_failed(evaluate, photos, tmp_path):
     (tmp_path / "out" / "predictions.csv" / "predictions.csv").mkdir(parents=True)
-    with pytest.raises(OSError, match=r"predictions\.csv"):
+    with pytest.raises(ImgclfError, match=r"Cannot write .*predictions\.csv"):
         evaluate(dataset=str(photos), output_dir=tmp_path / "out", experiment="breaks off")
     client = MlflowClient()
     experiment = client.get_experiment_by_name("breaks off")
@@ -303,6 +303,16 @@ def test_an_evaluation_that_breaks_off_is_recorded_as_failed(evaluate, photos, t
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FAILED"
     assert "predictions.csv" in run.data.tags["imgclf.error"]
+
+
+def test_a_link_in_the_output_folder_leads_nowhere(evaluate, photos, tmp_path):
+    out, precious = tmp_path / "out", tmp_path / "precious"
+    out.mkdir()
+    precious.write_text("years of work")
+    (out / "predictions.csv").symlink_to(precious)
+    result = evaluate(dataset=str(photos), output_dir=out)
+    assert precious.read_text() == "years of work"
+    assert len((out / "predictions.csv").read_text().splitlines()) == 1 + result.images
 
 
 def test_unreadable_images_are_left_out_up_to_a_share(evaluate, photos, tmp_path):

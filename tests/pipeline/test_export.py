@@ -15,6 +15,7 @@ from imgclf.card import METADATA_KEY
 from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError, UsageError
 from model_files import write_sealed
+from small_disk import files_up_to
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +96,31 @@ def test_an_older_export_is_put_back_where_the_new_one_cannot_take_its_place(
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", fail_the_second_time)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ImgclfError, match=r"Cannot write the export .*No space left.* are free"):
         imgclf.export(trained.run_id, exports_dir=tmp_path)
     assert present.model.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+
+
+def test_a_full_disk_is_told_and_the_older_export_stays(trained, tmp_path):
+    present = imgclf.export(trained.run_id, exports_dir=tmp_path)
+    before = present.model.read_bytes()
+    full = r"Cannot write the model .*too large\. Up to .* are needed; .* are free"
+    with files_up_to(len(before) - 1), pytest.raises(ImgclfError, match=full):
+        imgclf.export(trained.run_id, exports_dir=tmp_path)
+    assert present.model.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+
+
+def test_a_link_to_an_export_is_replaced_and_what_it_leads_to_stays(trained, tmp_path):
+    elsewhere = imgclf.export(trained.run_id, exports_dir=tmp_path / "elsewhere")
+    exports = tmp_path / "exports"
+    exports.mkdir()
+    (exports / "digits").symlink_to(elsewhere.folder)
+    result = imgclf.export(trained.run_id, exports_dir=exports)
+    assert not result.folder.is_symlink()
+    assert elsewhere.model.read_bytes() == result.model.read_bytes()
+    assert [path.name for path in exports.iterdir()] == ["digits"]
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "..", "a/b"])
