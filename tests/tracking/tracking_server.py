@@ -131,6 +131,7 @@ def holds_all(client: MlflowClient, folder: Path) -> Run:
     tags = {k: v for record in of(records, "tags") for k, v in values(record).items()}
     assert tags.items() <= run.data.tags.items()
     datasets = [record.content["name"] for record in of(records, "dataset")]
+    assert run.inputs is not None
     assert [item.dataset.name for item in run.inputs.dataset_inputs] == datasets
     points = Counter(
         (name, step, record.time_ms, value)
