@@ -47,6 +47,28 @@ print(folder, flush=True)
 sys.stdin.readline()
 """
 
+SPEAKS_UNTIL_THE_DISK_IS_FULL = """
+import resource, sys
+from pathlib import Path
+from imgclf.errors import ImgclfError
+from imgclf.tracking.identity import create_identity
+from imgclf.tracking.tracker import Tracker
+from tracking_server import say_epoch
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
+identity = create_identity(Path(sys.argv[1]), "train", "", "outage")
+print(identity.folder, flush=True)
+tracker = Tracker(identity, Path(identity.folder))
+tracker.wait_until_open()
+epoch = 1
+while True:
+    try:
+        say_epoch(tracker, epoch)
+    except ImgclfError:
+        break
+    epoch += 1
+"""
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
@@ -100,6 +122,13 @@ def num_records(folder: Path) -> int:
     last = last_record(folder / JOURNAL_FILE)
     assert last is not None
     return last.sequence + 1
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def sync(folder: Path) -> int:
@@ -281,18 +310,28 @@ def test_a_next_run_sends_what_an_outage_has_left_and_its_own_first(server, begi
         holds_all(server.client(), each)
 
 
+@pytest.fixture
+def start_script(server, tmp_path) -> "Callable[[str], subprocess.Popen[str]]":
+    """Start a program whose run goes to the server."""
+
+    def start(code: str) -> "subprocess.Popen[str]":
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": server.address}
+        environment["PYTHONPATH"] = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
+        return subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path / "runs"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
 @pytest.mark.parametrize("with_sender", [False, True])
-def test_a_killed_run_ends_as_killed(server, tmp_path, with_sender):
+def test_a_killed_run_ends_as_killed(server, start_script, with_sender):
     """By its sender, and where that was killed too, by whoever sends the rest."""
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": server.address}
-    environment["PYTHONPATH"] = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
-    process = subprocess.Popen(
-        [sys.executable, "-c", SPEAKS_AND_WAITS, tmp_path],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = start_script(SPEAKS_AND_WAITS)
     assert process.stdout is not None
     folder = Path(process.stdout.readline().strip())
     (child,) = psutil.Process(process.pid).children()
@@ -301,15 +340,22 @@ def test_a_killed_run_ends_as_killed(server, tmp_path, with_sender):
         child.kill()
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    if with_sender:
-        (result,) = sync_runs([folder])
-        assert result.was_dead
-    else:
-        child.wait(timeout=180)
-        assert sync(folder) == 0
+    wait_until(lambda: not is_alive(child))
+    (result,) = sync_runs([folder])
+    assert (result.was_dead, result.records > 0) == (with_sender, with_sender)
     run = holds_all(server.client(), folder)
     assert run.info.status == "KILLED"
     assert run.data.tags["imgclf.error"] == "the process was killed"
+
+
+def test_a_run_that_its_full_disk_does_not_let_end_is_ended_in_mlflow(server, start_script):
+    process = start_script(SPEAKS_UNTIL_THE_DISK_IS_FULL)
+    output, _ = process.communicate()
+    folder = Path(output.strip())
+    wait_until(lambda: [run.info.status for run in runs_of(server, folder)] == ["KILLED"])
+    (result,) = sync_runs([folder])  # there is room again
+    assert result.was_dead
+    holds_all(server.client(), folder)
 
 
 def test_two_that_sync_at_once_send_everything_once(server, begin, proxy):

@@ -10,13 +10,14 @@ import pytest
 from mlflow import MlflowClient
 
 import imgclf
+from full_disk import full_disk
 from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.tracking.destination import Destination
 from imgclf.tracking.identity import create_identity
 from imgclf.tracking.journal import JOURNAL_FILE, Journal
 from imgclf.tracking.runs import list_runs
-from imgclf.tracking.tracker import FINISHED, Tracker
+from imgclf.tracking.tracker import FAILED, FINISHED, Tracker
 from tracking_server import TrackingServer, free_port
 
 
@@ -135,6 +136,19 @@ def test_what_could_not_be_sent_is_said_and_kept(tracking_uri, tmp_path, monkeyp
 
     assert "does not answer" in not_sent
     assert '"train/loss": 1.0' in (Path(identity.folder) / "journal.jsonl").read_text()
+
+
+def test_a_full_disk_is_told_at_once_and_the_run_ends_as_failed(workplace, tmp_path):
+    identity = create_identity(tmp_path, "train", "", "full disk")
+    tracker = Tracker(identity, Path(identity.folder))
+    tracker.wait_until_open()
+    journal = Path(identity.folder) / JOURNAL_FILE
+    with full_disk(journal.stat().st_size), pytest.raises(ImgclfError, match="Cannot write"):
+        tracker.metrics({"train/loss": 1.0}, step=1)
+    assert tracker.finish(FAILED) == []
+    run = MlflowClient().get_run(tracker.mlflow_run_id or "")
+    assert run.info.status == "FAILED"
+    assert "train/loss" not in run.data.metrics
 
 
 def test_a_store_whose_library_is_missing_is_no_finished_run(tmp_path, monkeypatch):
