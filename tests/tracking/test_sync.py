@@ -1,6 +1,8 @@
 """``imgclf sync`` and what other commands do for dead runs, on a real store; and resumed runs."""
 
+import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from mlflow import MlflowClient
 
 from command_line import imgclf
 from imgclf.errors import ImgclfError
-from imgclf.tracking import sender
+from imgclf.tracking import brief_requests, sender
 from imgclf.tracking.identity import (
     RunIdentity,
     create_identity,
@@ -20,6 +22,7 @@ from imgclf.tracking.identity import (
 from imgclf.tracking.journal import JOURNAL_FILE, Journal, read_records
 from imgclf.tracking.running import hold_run
 from imgclf.tracking.sent import read_sent
+from imgclf.tracking.sync import pauses
 from imgclf.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
 from tracking_server import holds_all, say_beginning, say_end, say_epoch
 
@@ -151,6 +154,26 @@ def test_listing_runs_ends_dead_ones_beside_its_answer(runs_dir, tmp_path, monke
     listed = {run["run_id"]: run["status"] for run in json.loads(result.stdout)}
     assert listed[folder.name] == "KILLED"
     assert imgclf("runs", "--json").stderr == ""
+
+
+# --- How often and how long a server is asked
+
+
+def test_pauses_double_up_to_half_a_minute_and_differ_from_client_to_client():
+    longest = [1, 2, 4, 8, 16, 30, 30, 30]
+    drawn = [list(itertools.islice(pauses(), len(longest))) for _ in range(50)]
+    for each in zip(*drawn, longest, strict=True):
+        *seconds, most = each
+        assert most / 2 <= min(seconds) < max(seconds) <= most
+
+
+def test_requests_are_brief_for_a_while_unless_a_person_has_said_how_long(monkeypatch):
+    retries, timeout = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ[retries]
+    monkeypatch.setenv(timeout, "77")
+    with brief_requests():
+        assert (os.environ[retries], os.environ[timeout]) == ("0", "77")
+    assert (os.environ[retries], os.environ[timeout]) == (before, "77")
 
 
 # --- Finding a run's folder
