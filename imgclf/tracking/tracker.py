@@ -142,7 +142,8 @@ class Tracker:
 
         Args:
             status: how the run ended, in MLflow's words.
-            seconds: to wait at most.
+            seconds: to wait at most; what is left then is sent in the background, while the server
+                answers.
 
         Returns:
             what was not sent, in words; empty where MLflow holds the whole run.
