@@ -141,8 +141,8 @@ class Sender:
             self.stop()
             return delivery, " ".join(delivery.refusal) or reason or self._how_it_ended
         self._close_input()
-        failing = f" ({delivery.failing})" if delivery.failing else ""
-        return delivery, f"it takes longer than {seconds:.0f} seconds{failing}, and goes on"
+        failing = f": {delivery.failing}" if delivery.failing else ""
+        return delivery, f"it takes longer than {seconds:.0f} seconds and goes on{failing}"
 
     @property
     def _is_through(self) -> bool:
