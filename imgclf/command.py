@@ -1,14 +1,12 @@
-"""What the commands share: mistakes as one line with a hint, options from the configuration."""
+"""What the commands share: where they are, and mistakes as one line with a hint."""
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import click
 
-from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError
-from imgclf.options import option_of
 
 # Of the whole command line.
 CONTEXT_SETTINGS = {
@@ -20,7 +18,26 @@ CONTEXT_SETTINGS = {
 
 
 class Group(click.Group):
-    """Shows a person's mistake as one line with a hint, never as a traceback."""
+    """Imports a command when it is asked for, and shows a mistake as one line, not a traceback.
+
+    Args:
+        homes: name of a command -> the module that holds a function of this name.
+        options: as `click.Group` takes them.
+    """
+
+    def __init__(self, homes: Mapping[str, str], **options: Any) -> None:
+        super().__init__(**options)
+        self._homes = homes
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102
+        return sorted(self._homes)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102
+        if cmd_name not in self._homes:
+            return None
+        command = getattr(import_module(self._homes[cmd_name]), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: D102
         try:
@@ -55,38 +72,3 @@ def _extra_for(module: str) -> str:
     forms = ("python_multipart", "multipart")
     top = module.split(".")[0]
     return "serve" if top in (*served, *forms) else "train" if top in (*trained, *tools) else ""
-
-
-def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command one option for each field of `TrainConfig`, in the order of the fields."""
-    for field in reversed(dataclasses.fields(TrainConfig)):
-        option = option_of(field)
-        names = [f"--{field.name.replace('_', '-')}"]
-        if option.alias:
-            names.append(f"--{option.alias}")
-        default = "true" if field.default is True else "false" if field.default is False else None
-        shown = f"{default or field.default}" or "empty"
-        allowed = f"; {option.range_text}" if option.range_text and field.type is not bool else ""
-        command = click.option(
-            *names,
-            field.name,
-            type=field.type,
-            metavar="BOOLEAN" if field.type is bool else None,
-            help=f"{option.help}  [default: {shown}{allowed}]",
-        )(command)
-    return command
-
-
-class ConfigCommand(click.Command):
-    """Lists the options of `TrainConfig` under its groups."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: D102
-        groups = {field.name: option_of(field).group for field in dataclasses.fields(TrainConfig)}
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                sections.setdefault(groups.get(parameter.name or "", "Other"), []).append(record)
-        for title, records in sections.items():
-            with formatter.section(title):
-                formatter.write_dl(records)

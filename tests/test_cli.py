@@ -19,8 +19,14 @@ from imgclf.options import option_of
 
 pytestmark = pytest.mark.usefixtures("same_answer_to_sigterm")
 
-COMMANDS = sorted(main.commands)
+COMMANDS = main.list_commands(click.Context(main))
 FIELDS = dataclasses.fields(TrainConfig)
+
+
+def command_of(name: str) -> click.Command:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    return command
 
 
 # --- Help
@@ -37,13 +43,13 @@ def test_every_command_has_help_with_an_example_that_parses(command: str):
     for example in examples:
         # Raises where an option or a number of arguments is wrong; runs nothing.
         main.make_context("imgclf", shlex.split(example)[1:])
-        parsed = main.commands[command]
+        parsed = command_of(command)
         parsed.make_context(command, shlex.split(example)[2:])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_has_help(command: str):
-    for parameter in main.commands[command].params:
+    for parameter in command_of(command).params:
         if isinstance(parameter, click.Option):
             assert parameter.help, parameter.name
 

@@ -45,8 +45,11 @@ FLOW = [
     "pipeline",
     "summary",
     "command",
+    "config_command",
     "model_commands",
+    "serve_command",
     "sync_command",
+    "train_commands",
     "cli",
     "__main__",
 ]

@@ -126,21 +126,20 @@ class Destination:
         return run
 
     def _find_own(self) -> list[Run]:
-        """Return the runs that carry our id, the oldest first, from whichever experiment."""
-        experiments = self._client.search_experiments(max_results=1000)
-        return self._client.search_runs(
-            [experiment.experiment_id for experiment in experiments],
-            f"tags.`{RUN_ID_TAG}` = '{self._identity.run_id}'",
-            order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+        """Return the runs that carry our id."""
+        query = f"tags.`{RUN_ID_TAG}` = '{self._identity.run_id}'"
+        return self._client.search_runs([self._experiment_id], query)
+
+    @cached_property
+    def _experiment_id(self) -> str:
+        return self._identity.experiment_id or find_or_create_experiment(
+            self._client, self._identity.experiment or DEFAULT_EXPERIMENT
         )
 
     def _create(self, source: str, start_time_ms: int) -> Run:
-        experiment_id = self._identity.experiment_id or find_or_create_experiment(
-            self._client, self._identity.experiment or DEFAULT_EXPERIMENT
-        )
         tags = self._own_tags | ({"mlflow.source.name": source} if source else {})
         return self._client.create_run(
-            experiment_id,
+            self._experiment_id,
             start_time=start_time_ms,
             tags=resolve_tags(tags),
             run_name=self._identity.name or None,

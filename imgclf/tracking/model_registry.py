@@ -31,9 +31,11 @@ from imgclf.tracking.identity import (
     SHA256_TAG,
     SPLIT_DIGEST_TAG,
 )
+from imgclf.tracking.logged_models import find_logged_model
 from imgclf.tracking.runs import TrainRun
 
 CHAMPION = "champion"
+_ONNX_MODEL_NAME = "onnx"
 _VAL_ACCURACY_TAG = "imgclf.val_accuracy"
 
 
@@ -145,12 +147,14 @@ def _log(
     if run.val_accuracy is not None:
         tags[_VAL_ACCURACY_TAG] = repr(run.val_accuracy)
     options: dict[str, Any] = {"run_id": run.mlflow_run_id}
+    client = connect()
+    # An export that was interrupted may have logged it.
+    found = find_logged_model(client, run, _ONNX_MODEL_NAME, sha256)
     # MLflow announces on standard error what this function returns.
     with contextlib.redirect_stderr(io.StringIO()):
-        logged = mlflow.onnx.log_model(
+        logged = found or mlflow.onnx.log_model(
             onnx.load_from_string(model_file.read_bytes()),
-            name="onnx",
-            registered_model_name=name,
+            name=_ONNX_MODEL_NAME,
             signature=onnx_signature(card),
             input_example=example,
             pip_requirements=[
@@ -163,10 +167,7 @@ def _log(
             tags=tags,
             **options,
         )
-    client = connect()
-    registered = client.get_model_version(name, str(logged.registered_model_version))
-    for tag, value in tags.items():
-        client.set_model_version_tag(name, str(registered.version), tag, value)
+        registered = mlflow.register_model(f"models:/{logged.model_id}", name, tags=tags)
     return client.get_model_version(name, str(registered.version))
 
 

@@ -16,6 +16,7 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
+from imgclf.errors import ImgclfError
 from imgclf.tracking.connection import tracking_uri
 from imgclf.tracking.destination import (
     MOST_METRICS,
@@ -48,7 +49,7 @@ class Outbox:
 
     Raises:
         BeingSentError: another process is sending the run.
-        ImgclfError: the journal cannot be read.
+        ImgclfError: the journal cannot be read, or the folder not be written.
     """
 
     def __init__(self, folder: Path, patience: float = 0.0) -> None:
@@ -58,6 +59,8 @@ class Outbox:
             self._lock.acquire(timeout=patience)
         except Timeout as error:
             raise BeingSentError("another process is sending the run") from error
+        except OSError as error:
+            raise ImgclfError(f"Cannot write in '{folder}': {error.strerror}.") from error
         try:
             identity = read_identity(folder)
             self.sent = read_sent(folder)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 import numpy as np
-from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from imgclf.card import ModelCard
 from imgclf.tracking.connection import connect, readable_errors
 from imgclf.tracking.identity import RUN_ID_TAG, SHA256_TAG
+from imgclf.tracking.logged_models import find_logged_model
 from imgclf.tracking.runs import TrainRun
 
 if TYPE_CHECKING:  # importing it costs seconds
@@ -50,7 +50,7 @@ def log_pytorch_model(
     logits = TensorSpec(np.dtype(np.float32), (-1, len(card.classes)))
     options: dict[str, Any] = {"run_id": run.mlflow_run_id}
     with readable_errors():
-        if _is_logged(connect(), run, sha256):
+        if find_logged_model(connect(), run, PYTORCH_MODEL_NAME, sha256):
             return
         # MLflow announces on standard error what it does.
         with contextlib.redirect_stderr(io.StringIO()):
@@ -69,10 +69,3 @@ def log_pytorch_model(
                 tags={RUN_ID_TAG: run.run_id, SHA256_TAG: sha256},
                 **options,
             )
-
-
-def _is_logged(client: MlflowClient, run: TrainRun, sha256: str) -> bool:
-    experiment_id = client.get_run(run.mlflow_run_id).info.experiment_id
-    query = f"source_run_id = '{run.mlflow_run_id}' AND tags.`{SHA256_TAG}` = '{sha256}'"
-    found = client.search_logged_models([experiment_id], query)
-    return any(model.name == PYTORCH_MODEL_NAME for model in found)

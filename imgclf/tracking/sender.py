@@ -118,17 +118,18 @@ class Sender:
 
         Args:
             patience: seconds after which a server that does not answer is given up.
-            seconds: to wait at most.
+            seconds: to wait at most; then the process goes on by itself, while the server answers.
 
         Returns:
             how far it came, and why not to the end; empty where it did.
         """
-        start, reason = time.monotonic(), ""
+        start, reason, waits = time.monotonic(), "", True
         self.announce(ended=True)
         try:
-            while not (reason or self._is_through) and self._listener.is_alive():
+            while waits and not (reason or self._is_through) and self._listener.is_alive():
                 self._listener.join(timeout=0.05)
-                reason = self._why_to_stop(start, patience, seconds)
+                reason = self._why_hopeless(start, patience)
+                waits = time.monotonic() - start < seconds
         except BaseException:
             self._close_input()  # it sends what it has, and ends
             raise
@@ -136,19 +137,22 @@ class Sender:
         if delivery.ended:
             _keep(self, _KEPT_SECONDS)
             return delivery, ""
-        self.stop()
-        return delivery, " ".join(delivery.refusal) or reason or self._how_it_ended
+        if waits:
+            self.stop()
+            return delivery, " ".join(delivery.refusal) or reason or self._how_it_ended
+        self._close_input()
+        failing = f": {delivery.failing}" if delivery.failing else ""
+        return delivery, f"it takes longer than {seconds:.0f} seconds and goes on{failing}"
 
     @property
     def _is_through(self) -> bool:
         return self.delivery.ended or bool(self.delivery.refusal)
 
-    def _why_to_stop(self, start: float, patience: float, seconds: float) -> str:
-        since, now = self._failing_since, time.monotonic()
-        takes_too_long = now - start > seconds
-        if since is not None and (takes_too_long or now - max(start, since) > patience):
-            return f"the tracking server does not answer: {self.delivery.failing}"
-        return f"it takes longer than {seconds:.0f} seconds" if takes_too_long else ""
+    def _why_hopeless(self, start: float, patience: float) -> str:
+        since = self._failing_since
+        if since is None or time.monotonic() - max(start, since) <= patience:
+            return ""
+        return f"the tracking server does not answer: {self.delivery.failing}"
 
     def fits(self) -> bool:
         """Tell whether the process is there and sees what a new one would see."""

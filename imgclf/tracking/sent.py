@@ -41,10 +41,8 @@ def read_sent(folder: Path) -> Sent:
     """Read what is known of a run's folder."""
     try:
         return Sent(**json.loads((folder / _FILE).read_bytes()))
-    except FileNotFoundError:
-        return Sent()
-    except (ValueError, TypeError):
-        # A machine that lost power may leave an empty file. To send everything again does no harm.
+    except (OSError, ValueError, TypeError):
+        # Not there yet, or empty after the machine lost power. To send all again does no harm.
         return Sent()
 
 

@@ -78,9 +78,10 @@ def end_dead_runs(runs_dir: Path) -> list[SyncResult]:
 
 
 def send_left_over(runs_dir: Path, own: Path) -> Generator[None, None, None]:
-    """Do the same for all runs but one, a record at a time; each record is tried once.
+    """Do the same for all runs but one, and send what they have left; each record is tried once.
 
-    It yields after each record, so that the caller can do first what is more urgent.
+    It yields after each record, so that the caller can do first what is more urgent, and ends where
+    a store does not answer: each further try would keep the caller waiting.
     """
     from imgclf.tracking.destination import RefusedError, UnreachableError
     from imgclf.tracking.outbox import BeingSentError, Outbox
@@ -88,7 +89,7 @@ def send_left_over(runs_dir: Path, own: Path) -> Generator[None, None, None]:
     for folder in run_folders(runs_dir):
         if folder == own:
             continue
-        with suppress(ImgclfError, BeingSentError, RefusedError, UnreachableError):
+        try:
             end_dead_run(folder)
             if is_running(folder) or not has_unsent(folder):
                 continue
@@ -96,6 +97,10 @@ def send_left_over(runs_dir: Path, own: Path) -> Generator[None, None, None]:
                 while outbox.refill():
                     outbox.send_next()
                     yield
+        except (ImgclfError, BeingSentError, RefusedError):
+            continue
+        except UnreachableError:
+            return
 
 
 def pauses() -> Iterator[float]:

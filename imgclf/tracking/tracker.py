@@ -57,7 +57,7 @@ class Tracker:
     """
 
     def __init__(self, identity: RunIdentity, folder: Path, resumed: bool = False) -> None:
-        self._folder = folder
+        self._folder = folder.resolve()
         self._running = hold_run(folder)
         path = folder / JOURNAL_FILE
         self._said = Said(read_records(path) if resumed else ())
@@ -69,7 +69,7 @@ class Tracker:
         # MLflow shows where a run comes from, whoever sends it.
         source = sys.argv[0] if sys.argv else ""
         self._journal.append("run", identity=identity.to_dict(), source=source, resumed=resumed)
-        self._sender.begin(folder)
+        self._sender.begin(self._folder)
         self._sampler = SystemSampler(self.metrics, self._said.samples)
         self._sampler.start()
 
@@ -142,7 +142,8 @@ class Tracker:
 
         Args:
             status: how the run ended, in MLflow's words.
-            seconds: to wait at most.
+            seconds: to wait at most; what is left then is sent in the background, while the server
+                answers.
 
         Returns:
             what was not sent, in words; empty where MLflow holds the whole run.

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from asgi import ask, never, running, until_ready
 from imgclf.predict import Predictor
 from imgclf.serving.app import create_app
 from imgclf.serving.gate import Gate
 from imgclf.serving.settings import ServerSettings
 from imgclf.verify import Verification, replay
-from in_process import ask, never, running, until_ready
 from other_models import another_model
 from server_process import EXAMPLE
 

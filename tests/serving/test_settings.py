@@ -6,7 +6,7 @@ import os
 import click
 import pytest
 
-from imgclf.model_commands import serve
+from imgclf.serve_command import serve
 from imgclf.serving.settings import ServerSettings
 
 

@@ -1,11 +1,9 @@
 import json
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from full_disk import full_disk
 from imgclf.errors import ImgclfError
 from imgclf.tracking.journal import Journal, last_record, read_records
 
@@ -20,17 +18,6 @@ def write_journal(path: Path, count: int) -> None:
     for step in range(count):
         journal.append("metrics", values={"train/loss": 0.1 * step}, step=step, summary={})
     journal.close()
-
-
-@contextmanager
-def full_disk(bytes_left_to: int) -> Iterator[None]:
-    """Let the operating system refuse longer files, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left_to, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_every_record_is_on_disk_when_append_returns(path):

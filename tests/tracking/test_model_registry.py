@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,24 @@ def test_a_run_without_validation_never_becomes_champion(register):
 
 def test_the_same_file_is_registered_once(register):
     assert register().version == register().version
+
+
+def test_a_model_that_was_logged_but_not_registered_is_registered_and_logged_once(
+    register, another_file, exported
+):
+    """An export may be interrupted between the two."""
+    client, file = MlflowClient(), another_file("interrupted")
+    first = register(file)
+    client.delete_model_version(first.name, first.version)
+    second = register(file)
+    assert second.version != first.version
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    experiment_id = client.get_run(exported.run.mlflow_run_id).info.experiment_id
+    logged = client.search_logged_models([experiment_id], f"tags.`imgclf.sha256` = '{sha256}'")
+    assert len(logged) == 1
+    registered = client.get_model_version(second.name, second.version)
+    assert registered.run_id == exported.run.mlflow_run_id
+    assert registered.tags["imgclf.sha256"] == sha256
 
 
 def test_the_registered_model_answers_as_the_file(exported):

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel
+from mlflow.entities import LoggedModel, LoggedModelStatus
 
 import imgclf
 from imgclf.evaluation.inference import predict_logits
 from imgclf.pipeline.trained import load_trained_model
+from imgclf.tracking.pytorch_model import log_pytorch_model
+from imgclf.tracking.runs import find_run
 
 
 def pytorch_models(mlflow_run_id: str) -> list[LoggedModel]:
@@ -71,3 +73,24 @@ def test_exporting_again_logs_no_second_one(exported, tmp_path):
     assert [model.model_id for model in pytorch_models(exported.run.mlflow_run_id)] == [
         model.model_id for model in before
     ]
+
+
+def test_an_export_that_was_interrupted_leaves_no_half_of_a_model(
+    logged, trained, exported, images
+):
+    """Killed while it uploads, MLflow keeps a model that is pending for ever."""
+    client, run = MlflowClient(), find_run(trained.run_id)
+    half = client.create_logged_model(
+        logged.experiment_id,
+        name="pytorch",
+        source_run_id=run.mlflow_run_id,
+        tags={"imgclf.sha256": "of half a model"},
+    )
+    model = load_trained_model(trained.folder / "model")
+    for _ in range(2):
+        log_pytorch_model(run, model.model, model.card, images[:2], "of half a model")
+    found = pytorch_models(run.mlflow_run_id)
+    (whole,) = [each for each in found if each.tags["imgclf.sha256"] == "of half a model"]
+    assert whole.model_id != half.model_id
+    assert whole.status == LoggedModelStatus.READY
+    client.delete_logged_model(whole.model_id)

@@ -10,6 +10,7 @@ import pytest
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 
+from imgclf.errors import ImgclfError
 from imgclf.tracking.system import SystemSampler
 
 
@@ -67,6 +68,26 @@ def test_samples_are_numbered_from_the_start_to_the_end_and_no_further(sample):
     assert count >= 2
     assert [step for step, _ in samples] == list(range(count))
     assert not [thread for thread in threading.enumerate() if thread.name == "imgclf-system"]
+
+
+def test_samples_of_a_resumed_run_go_on_counting():
+    recorder = Recorder()
+    sampler = SystemSampler(recorder, first=7)
+    sampler.start()
+    assert recorder.begun.wait(timeout=30)
+    sampler.stop()
+    steps = [step for step, _ in recorder.samples]
+    assert steps == list(range(7, 7 + len(steps)))
+
+
+def test_samples_that_cannot_be_recorded_end_the_sampling_with_a_reason():
+    def full_disk(*_: object) -> None:
+        raise ImgclfError("the disk is full")
+
+    sampler = SystemSampler(full_disk)
+    sampler.start()
+    sampler.stop()
+    assert sampler.failure == "the disk is full"
 
 
 def test_the_memory_of_the_process_is_its_own(sample):

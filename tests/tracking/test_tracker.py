@@ -1,68 +1,32 @@
 """What a run says arrives in a real MLflow server, through a real HTTP connection."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
-import requests
 from mlflow import MlflowClient
 
 import imgclf
+from full_disk import full_disk
 from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.tracking.destination import Destination
 from imgclf.tracking.identity import create_identity
-from imgclf.tracking.journal import Journal
+from imgclf.tracking.journal import JOURNAL_FILE, Journal
 from imgclf.tracking.runs import list_runs
-from imgclf.tracking.tracker import FINISHED, Tracker
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+from imgclf.tracking.tracker import FAILED, FINISHED, Tracker
+from tracking_server import TrackingServer, free_port
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    port = free_port()
-    environment = {key: value for key, value in os.environ.items() if "MLFLOW" not in key}
-    # Its jobs would start seven more processes, and tracking needs none of them.
-    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"),
-            *("--port", str(port), "--backend-store-uri", f"sqlite:///{folder}/server.db"),
-            *("--artifacts-destination", str(folder / "artifacts")),
-        ],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    address = f"http://127.0.0.1:{port}"
-    for _ in range(1800):
-        try:
-            if requests.get(f"{address}/health", timeout=5).ok:
-                break
-        except requests.RequestException:
-            time.sleep(0.1)
-    else:
-        pytest.fail("the server did not start")
-    yield address
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(timeout=30)
+    server = TrackingServer(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server.address
+    server.kill()
 
 
 @pytest.fixture
@@ -174,6 +138,19 @@ def test_what_could_not_be_sent_is_said_and_kept(tracking_uri, tmp_path, monkeyp
     assert '"train/loss": 1.0' in (Path(identity.folder) / "journal.jsonl").read_text()
 
 
+def test_a_full_disk_is_told_at_once_and_the_run_ends_as_failed(workplace, tmp_path):
+    identity = create_identity(tmp_path, "train", "", "full disk")
+    tracker = Tracker(identity, Path(identity.folder))
+    tracker.wait_until_open()
+    journal = Path(identity.folder) / JOURNAL_FILE
+    with full_disk(journal.stat().st_size), pytest.raises(ImgclfError, match="Cannot write"):
+        tracker.metrics({"train/loss": 1.0}, step=1)
+    assert tracker.finish(FAILED) == []
+    run = MlflowClient().get_run(tracker.mlflow_run_id or "")
+    assert run.info.status == "FAILED"
+    assert "train/loss" not in run.data.metrics
+
+
 def test_a_store_whose_library_is_missing_is_no_finished_run(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "mysql+nothing://localhost/x")
     with pytest.raises(ImgclfError, match="MLflow refused the run"):
@@ -184,16 +161,46 @@ def test_a_store_whose_library_is_missing_is_no_finished_run(tmp_path, monkeypat
 
 def test_a_run_is_opened_once_although_the_answer_was_lost(tmp_path, workplace):
     identity = create_identity(tmp_path, "train", "", "")
-    folder = Path(identity.folder)
-    record = Journal(folder / "journal.jsonl").append("run", identity=identity.to_dict())
-    destination = Destination(identity, folder)
-    destination.deliver(record)
-    first = destination.mlflow_run_id
-    destination.deliver(record)
-    assert destination.mlflow_run_id == first
+    journal = Journal.create(Path(identity.folder) / JOURNAL_FILE)
+    record = journal.append("run", identity=identity.to_dict(), source="", resumed=False)
+    opened = []
+    for _ in range(2):
+        destination = Destination(identity, mlflow.get_tracking_uri(), None, None)
+        destination.deliver([record])
+        opened.append(destination.mlflow_run_id)
+    assert opened[0] == opened[1]
     found = MlflowClient().search_runs(["0"], f"tags.`imgclf.run_id` = '{identity.run_id}'")
-    assert len(found) == 1
-    MlflowClient().delete_run(first or "")
+    assert [run.info.run_id for run in found] == opened[:1]
+    MlflowClient().delete_run(found[0].info.run_id)
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("", ""),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+        ("sqlite:///mlflow.db", "sqlite:///{here}/mlflow.db"),
+        ("postgresql://host/mlflow", "postgresql://host/mlflow"),
+    ],
+)
+def test_the_store_of_a_run_is_kept_so_that_another_folder_finds_it(
+    uri, expected, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    identity = create_identity(tmp_path, "train", "", "")
+    assert identity.tracking_uri == expected.format(here=tmp_path)
+
+
+def test_the_experiment_of_a_run_is_kept_so_that_another_shell_finds_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
+    by_id = create_identity(tmp_path, "train", "", "")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "named")
+    by_name = create_identity(tmp_path, "train", "", "")
+    given = create_identity(tmp_path, "train", "", "given")
+    kept = [(run.experiment, run.experiment_id) for run in (by_id, by_name, given)]
+    assert kept == [("", "7"), ("named", ""), ("given", "")]
 
 
 @pytest.mark.parametrize("epochs", ["1", "'1'"])

@@ -1,0 +1,270 @@
+"""``imgclf sync`` and what other commands do for dead runs, on a real store; and resumed runs."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from command_line import imgclf
+from imgclf.errors import ImgclfError
+from imgclf.tracking import brief_requests, sender
+from imgclf.tracking.identity import (
+    RunIdentity,
+    create_identity,
+    find_run_folder,
+    read_identity,
+)
+from imgclf.tracking.journal import JOURNAL_FILE, Journal, read_records
+from imgclf.tracking.running import hold_run
+from imgclf.tracking.sent import read_sent
+from imgclf.tracking.sync import pauses
+from imgclf.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+from tracking_server import holds_all, say_beginning, say_end, say_epoch
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgclf.tracking.tracker.OPENING_SECONDS", 300.0)
+
+
+@pytest.fixture
+def runs_dir(tmp_path: Path, workplace: Path) -> Path:
+    return tmp_path / "runs"
+
+
+def begin(runs_dir: Path) -> tuple[RunIdentity, Path, Tracker]:
+    identity = create_identity(runs_dir, "train", "", "")
+    folder = Path(identity.folder)
+    tracker = Tracker(identity, folder)
+    say_beginning(tracker, folder)
+    say_epoch(tracker, 1)
+    return identity, folder, tracker
+
+
+def write_run(runs_dir: Path, ended: bool) -> Path:
+    """Write the journal of a run that nobody has sent."""
+    identity = create_identity(runs_dir, "train", "", "")
+    folder = Path(identity.folder)
+    (folder / "samples.png").write_bytes(b"picture")
+    journal = Journal.create(folder / JOURNAL_FILE)
+    journal.append("run", identity=identity.to_dict(), source="train.py", resumed=False)
+    journal.append("parameters", values={"epochs": "3"})
+    journal.append("artifact", path="samples.png", artifact_folder="")
+    journal.append("metrics", values={"train/loss": 0.5}, step=1, summary={"best/epoch": 1})
+    if ended:
+        journal.append("end", status="FINISHED")
+    journal.close()
+    return folder
+
+
+# --- imgclf sync
+
+
+def test_what_was_never_sent_is_sent_once(runs_dir):
+    folder = write_run(runs_dir, ended=True)
+    first = imgclf("sync", "--runs-dir", runs_dir)
+    assert first.exit_code == 0, first.output
+    assert first.output.startswith(f"{folder.name}  sent 5 records to sqlite:///")
+    run = holds_all(MlflowClient(), folder)
+    assert run.data.tags["mlflow.source.name"] == "train.py"
+    again = imgclf("sync", "--runs-dir", runs_dir)
+    assert (again.exit_code, again.output) == (0, "everything is sent\n")
+    named = imgclf("sync", folder.name, "--runs-dir", runs_dir)
+    assert named.output == f"{folder.name}  everything is sent\n"
+    holds_all(MlflowClient(), folder)
+
+
+def test_a_dead_run_is_ended_and_one_in_progress_is_left_alone(runs_dir):
+    dead, living = write_run(runs_dir, ended=False), write_run(runs_dir, ended=False)
+    lock = hold_run(living)
+    result = imgclf("sync", "--runs-dir", runs_dir)
+    assert result.exit_code == 0, result.output
+    assert "its process was killed: ended as KILLED; sent 6 records" in result.output
+    assert living.name not in result.output
+    assert holds_all(MlflowClient(), dead).info.status == "KILLED"
+    assert read_sent(living).delivered == 0
+    named = imgclf("sync", living.name, "--runs-dir", runs_dir)
+    assert named.output == f"{living.name}  is in progress, and left alone\n"
+    lock.release()
+
+
+def test_sending_all_again_makes_nothing_twice(runs_dir):
+    """The note of what was sent is lost, as with a folder that was copied from elsewhere."""
+    folder = write_run(runs_dir, ended=True)
+    assert imgclf("sync", "--runs-dir", runs_dir).exit_code == 0
+    (folder / "sent.json").unlink()
+    again = imgclf("sync", "--runs-dir", runs_dir)
+    assert "sent 5 records" in again.output
+    holds_all(MlflowClient(), folder)
+
+
+def test_a_run_goes_to_its_own_store_whatever_the_shell_says(runs_dir, tmp_path, monkeypatch):
+    own = f"sqlite:///{tmp_path}/own.db"
+    with monkeypatch.context() as shell:
+        shell.setenv("MLFLOW_TRACKING_URI", own)
+        folder = write_run(runs_dir, ended=True)
+    result = imgclf("sync", "--runs-dir", runs_dir)
+    assert f"sent 5 records to {own}, the run's own store, in place of" in result.output
+    holds_all(MlflowClient(tracking_uri=own), folder)
+    assert read_sent(folder).tracking_uri == own
+
+
+def test_a_store_that_cannot_be_used_is_said_with_exit_code_1(runs_dir, monkeypatch):
+    with monkeypatch.context() as shell:
+        shell.setenv("MLFLOW_TRACKING_URI", "nonsense://somewhere")
+        folder = write_run(runs_dir, ended=True)
+    result = imgclf("sync", "--runs-dir", runs_dir)
+    assert result.exit_code == 1
+    assert result.output.startswith(f"{folder.name}  not sent: MLflow refused the run: ")
+    assert "nonsense" in result.output
+
+
+def test_a_damaged_journal_does_not_keep_other_runs_from_being_sent(runs_dir):
+    damaged, folder = write_run(runs_dir, ended=True), write_run(runs_dir, ended=True)
+    (damaged / JOURNAL_FILE).write_text("no record\n")
+    result = imgclf("sync", "--runs-dir", runs_dir)
+    assert result.exit_code == 1
+    assert f"{damaged.name}  not sent: The journal" in result.output
+    assert f"{folder.name}  sent 5 records" in result.output
+
+
+def test_without_anything_to_send_mlflow_is_not_imported(tmp_path):
+    code = (
+        "import sys\n"
+        "from imgclf.cli import main\n"
+        "main(['sync'], prog_name='imgclf', standalone_mode=False)\n"
+        "print(sorted({'mlflow', 'torch', 'numpy'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout == "there are no runs in runs\n[]\n", done.stderr
+
+
+def test_listing_runs_ends_dead_ones_beside_its_answer(runs_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = write_run(runs_dir, ended=False)
+    result = imgclf("runs", "--json")
+    assert "its process was killed: ended as KILLED" in result.stderr
+    listed = {run["run_id"]: run["status"] for run in json.loads(result.stdout)}
+    assert listed[folder.name] == "KILLED"
+    assert imgclf("runs", "--json").stderr == ""
+
+
+# --- How often and how long a server is asked
+
+
+def test_pauses_double_up_to_half_a_minute_and_differ_from_client_to_client():
+    longest = [1, 2, 4, 8, 16, 30, 30, 30]
+    drawn = [list(itertools.islice(pauses(), len(longest))) for _ in range(50)]
+    for each in zip(*drawn, longest, strict=True):
+        *seconds, most = each
+        assert most / 2 <= min(seconds) < max(seconds) <= most
+
+
+def test_requests_are_brief_for_a_while_unless_a_person_has_said_how_long(monkeypatch):
+    retries, timeout = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ[retries]
+    monkeypatch.setenv(timeout, "77")
+    with brief_requests():
+        assert (os.environ[retries], os.environ[timeout]) == ("0", "77")
+    assert (os.environ[retries], os.environ[timeout]) == (before, "77")
+
+
+# --- Finding a run's folder
+
+
+def test_a_run_is_found_by_either_id(runs_dir):
+    folder, other = write_run(runs_dir, ended=True), write_run(runs_dir, ended=True)
+    assert imgclf("sync", folder.name, "--runs-dir", runs_dir).exit_code == 0
+    mlflow_run_id = read_sent(folder).mlflow_run_id
+    assert find_run_folder(runs_dir, folder.name) == folder
+    assert find_run_folder(runs_dir, mlflow_run_id or "") == folder
+    for wrong in ("", "x", folder.name[:-1] + "z"):
+        with pytest.raises(ImgclfError, match=f"There is no run '{wrong}'") as caught:
+            find_run_folder(runs_dir, wrong)
+        assert other.name in caught.value.hint
+    assert "Did you mean" in caught.value.message
+
+
+def test_an_adopted_run_is_found_by_mlflows_id_before_mlflow_was_reached(runs_dir, monkeypatch):
+    with monkeypatch.context() as runner:
+        runner.setenv("MLFLOW_RUN_ID", "f" * 32)
+        folder = write_run(runs_dir, ended=True)
+    assert find_run_folder(runs_dir, "f" * 32) == folder
+
+
+def test_a_folder_that_has_moved_is_read_where_it_is(runs_dir, tmp_path):
+    folder = write_run(runs_dir, ended=True)
+    moved = tmp_path / "elsewhere" / folder.name
+    moved.parent.mkdir()
+    folder.rename(moved)
+    assert read_identity(moved).folder == str(moved)
+    assert imgclf("sync", "--runs-dir", moved.parent).exit_code == 0
+    holds_all(MlflowClient(), moved)
+
+
+# --- A resumed run
+
+
+def test_a_resumed_run_goes_on_in_mlflow_and_says_nothing_twice(runs_dir):
+    identity, folder, tracker = begin(runs_dir)
+    say_epoch(tracker, 2)
+    tracker.tags({"imgclf.error": "KeyboardInterrupt"})
+    assert tracker.finish(KILLED) == []
+    killed = holds_all(MlflowClient(), folder)
+
+    tracker = Tracker(identity, folder, resumed=True)
+    tracker.wait_until_open()
+    run = MlflowClient().get_run(killed.info.run_id)
+    assert run.info.status == "RUNNING"
+    assert "imgclf.error" not in run.data.tags
+    say_beginning(tracker, folder)
+    for epoch in range(1, 4):  # from a checkpoint before the last epoch that was recorded
+        say_epoch(tracker, epoch)
+    say_end(tracker, folder)
+    assert tracker.finish(FINISHED) == []
+
+    records = list(read_records(folder / JOURNAL_FILE))
+    epochs = [
+        record.content["step"]
+        for record in records
+        if record.kind == "metrics" and "train/loss" in record.content["values"]
+    ]
+    assert epochs == [1, 2, 3]
+    assert [record.kind for record in records].count("parameters") == 1
+    assert [record.kind for record in records].count("dataset") == 1
+    samples = [
+        record.content["step"]
+        for record in records
+        if record.kind == "metrics" and any("system/" in name for name in record.content["values"])
+    ]
+    assert samples == list(range(len(samples)))
+    client = MlflowClient()
+    assert tracker.mlflow_run_id == killed.info.run_id
+    run = client.get_run(killed.info.run_id)
+    assert (run.info.status, run.info.end_time) == ("FINISHED", records[-1].time_ms)
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "lr")] == [1, 2, 3]
+
+
+def test_a_run_resumed_before_it_was_sent_sends_what_came_first_and_fails_honestly(runs_dir):
+    folder = write_run(runs_dir, ended=False)
+    tracker = Tracker(read_identity(folder), folder, resumed=True)
+    tracker.wait_until_open()
+    tracker.tags({"imgclf.error": "ValueError: again"})
+    assert tracker.finish(FAILED) == []
+    run = holds_all(MlflowClient(), folder)
+    assert run.data.tags["imgclf.error"] == "ValueError: again"
+
+
+def test_a_run_in_progress_cannot_be_resumed(runs_dir):
+    identity, folder, tracker = begin(runs_dir)
+    with pytest.raises(ImgclfError, match="is in progress"):
+        Tracker(identity, folder, resumed=True)
+    assert tracker.finish(FINISHED) == []
+    sender.stop_kept_senders()
