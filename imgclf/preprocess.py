@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from imgclf.card import Preprocessing
 from imgclf.errors import BadImageError, TooManyPixelsError, UnknownFormatError
@@ -38,6 +38,7 @@ FORMATS = {
 _SUFFIXES = "jpg", "jpeg", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm"
 SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES)
 MAX_PIXELS = 100_000_000
+_ORIENTATION = 0x0112  # the EXIF tag
 # So many are converted at once: an image that is almost too large has no room for copies of it.
 _PART_PIXELS = 2**18
 
@@ -92,11 +93,9 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
             return _as_seen(from_array(source))
         if isinstance(source, Image.Image):
             _check_size(source, max_pixels)
-            return _as_seen(ImageOps.exif_transpose(source))
+            return _as_seen(_upright(source))
         with _opened(source, max_pixels) as image:
-            # In place: this image is nobody else's, and a copy costs a third of the decoding.
-            ImageOps.exif_transpose(image, in_place=True)
-            return _as_seen(image)
+            return _as_seen(_upright(image))
 
 
 def image_size(file: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -155,6 +154,17 @@ def _opened(source: "str | os.PathLike[str] | bytes", max_pixels: int) -> Image.
         image.close()
         raise
     return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF data say; the same image where they say nothing."""
+    image.load()  # a PNG may say so at its end
+    if image.getexif().get(_ORIENTATION, 1) == 1:
+        return image
+    # Seldom needed, and slow to import beside one image.
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
