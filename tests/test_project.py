@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 ROOT = Path(__file__).parent.parent
+RUNNER = [sys.executable, "-u", "-m", "mlflow", "run", ".", "--env-manager", "local"]
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,18 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def mlflow_run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def without_mlflow() -> dict[str, str]:
+    """This process's environment, with this Python first and no word of MLflow."""
     environment = {key: value for key, value in os.environ.items() if "MLFLOW" not in key}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    place = Path(sys.executable).parent
+    return {**environment, "PATH": f"{place}{os.pathsep}{environment['PATH']}"}
+
+
+def mlflow_run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "mlflow", "run", ".", "--env-manager", "local", *arguments],
+        [*RUNNER, *arguments],
         cwd=checkout,
-        env=environment,
+        env=without_mlflow(),
         capture_output=True,
         text=True,
         timeout=300,
@@ -117,28 +123,87 @@ def test_a_wrong_option_fails_under_the_runner_and_is_no_training_run(checkout):
     assert run.info.status == "FAILED"
 
 
-@pytest.mark.parametrize(
-    ("signal_number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
-)
-def test_a_stopped_training_is_recorded_as_killed(signal_number, exit_code, tmp_path):
-    environment = {key: value for key, value in os.environ.items() if "MLFLOW" not in key}
+def stopped(folder: Path, number: signal.Signals, until: str, *options: str) -> tuple[str, int]:
+    """Start a training, send a signal after a line, and return what it prints and its exit code."""
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "imgclf", "train", "--epochs", "10000"],
-        cwd=tmp_path,
-        env=environment,
+        [sys.executable, "-u", "-m", "imgclf", "train", *options],
+        cwd=folder,
+        env=without_mlflow(),
         stdout=subprocess.PIPE,
         text=True,
         # A shell's background jobs, the tests among them, begin with Ctrl-C ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
+    said = ""
     for line in process.stdout:
-        if "2/10000" in line:
+        said += line
+        if until in line:
             break
-    process.send_signal(signal_number)
-    assert "ending the run as KILLED" in process.stdout.read()
-    assert process.wait(timeout=60) == exit_code
+    process.send_signal(number)
+    said += process.stdout.read()
+    return said, process.wait(timeout=60)
+
+
+def test_a_stopped_training_is_recorded_as_killed_and_goes_on_where_it_was(tmp_path):
+    said, exit_code = stopped(tmp_path, signal.SIGINT, "2/10000", "--epochs", "10000")
+    assert exit_code == 130
+    assert "ending the run as KILLED" in said
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = client.search_runs(["0"])
     assert run.info.status == "KILLED"
-    assert run.data.metrics["best/epoch"] >= 1
+    run_id = run.data.tags["imgclf.run_id"]
+    command = next(line for line in said.splitlines() if line.startswith("resume it:"))
+    assert command.endswith(f"train --resume {run_id}")
+    stopped_in = client.get_metric_history(run.info.run_id, "train/loss")[-1].step
+    assert stopped_in >= 2
+
+    until = f"{stopped_in + 2}/10000"
+    said, exit_code = stopped(tmp_path, signal.SIGTERM, until, "--resume", run.info.run_id)
+    assert exit_code == 143
+    assert f"resuming run {run_id} in epoch {stopped_in + 1}" in said
+    (run,) = client.search_runs(["0"])
+    assert run.info.status == "KILLED"
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) >= stopped_in + 2
+    samples = client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
+    numbers = [point.step for point in samples]
+    assert numbers == list(range(len(numbers)))
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_through_the_runner_in_its_own_run_alone(checkout):
+    """Ctrl-C reaches the runner and the trainer; the runner passes it on once more."""
+    process = subprocess.Popen(
+        [*RUNNER, "--experiment-name", "goes on", "-P", "epochs=60"],
+        cwd=checkout,
+        env=without_mlflow(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "2/60" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+    said = process.stdout.read()
+    assert process.wait(timeout=60) != 0
+    client = MlflowClient(tracking_uri=f"sqlite:///{checkout}/mlflow.db")
+    experiment = client.get_experiment_by_name("goes on")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    own = ("--run-id", run.info.run_id, "-P", f"resume={run.info.run_id}")
+    assert " ".join(own) in said
+
+    refused = mlflow_run(checkout, "--experiment-name", "goes on", *own[2:])
+    assert refused.returncode != 0
+    assert f"mlflow run . {' '.join(own)}" in refused.stderr
+    done = mlflow_run(checkout, *own)
+    assert done.returncode == 0, done.stderr
+    run = client.get_run(run.info.run_id)
+    assert run.info.status == "FINISHED"
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
+    assert steps == list(range(1, 61))

@@ -20,7 +20,7 @@ from imgclf.interruption import Interruption
 from imgclf.models import ImageClassifier
 from imgclf.pipeline.run import History, Run
 from imgclf.progress import TrainingDisplay
-from imgclf.training.checkpoint import Checkpoint, restore, write_checkpoint
+from imgclf.training.checkpoint import Checkpoint, is_finite, restore, write_checkpoint
 from imgclf.training.failures import BadStep, diverged_error, out_of_memory_error
 from imgclf.training.loop import (
     EpochEnd,
@@ -100,9 +100,15 @@ class _Keeper:
         return time.perf_counter() - self._written >= 60 * minutes
 
     def write(self, epoch_seconds: float) -> None:
-        """Write a checkpoint; ``epoch_seconds`` is what the epoch in progress took so far."""
+        """Write a checkpoint, unless the weights are lost.
+
+        Args:
+            epoch_seconds: what the epoch in progress took so far.
+        """
         self._progress.seconds = self._seconds_before + time.perf_counter() - self._begun
         self._progress.epoch_seconds = epoch_seconds
+        if not is_finite(self._state):
+            return  # those before it are better
         folder, progress = self._run.checkpoints, self._progress
         write_checkpoint(folder, self._state, progress.best, progress.to_dict())
         self._written = time.perf_counter()
@@ -183,7 +189,7 @@ def _diverged(
         step=error.step + 1,
         images=[run.dataset.names[position] for position in positions],
         learning_rate=learning_rate_at(error.step, loader.steps_per_epoch, run.config),
-        weights_are_finite=all(bool(w.isfinite().all()) for w in state.model.parameters()),
+        weights_are_finite=is_finite(state),
     )
     return diverged_error(bad, error.bad_steps, run.config)
 

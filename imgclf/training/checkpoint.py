@@ -104,6 +104,12 @@ def write_checkpoint(
     return path
 
 
+def is_finite(state: TrainState) -> bool:
+    """Tell whether all weights and batch statistics are numbers: else nothing can come of them."""
+    tensors = [t for t in state.model.state_dict().values() if t.is_floating_point()]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
+
 def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
     """Read the newest checkpoint of a folder; None where there is none.
 
