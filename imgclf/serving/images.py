@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import Headers, UploadFile
@@ -67,7 +68,7 @@ def images_router(engine: Engine) -> APIRouter:
     @router.post("/predict", openapi_extra=_UPLOAD)
     async def predict(
         request: Request, top_k: int = Query(5, ge=1, le=1000, description="Classes to list.")
-    ) -> dict[str, Any]:
+    ) -> JSONResponse:
         """Classify image files: one as the body, or several as multipart/form-data."""
         started = time.perf_counter()
         is_form = _is_form(request)
@@ -81,15 +82,19 @@ def images_router(engine: Engine) -> APIRouter:
             loaded = engine.model()
             with engine.admitted(len(named)):
                 predictions = await _predict(engine, loaded, named, top_k)
-        return {
-            "model": engine.served.name,
-            "version": loaded.version,
-            "predictions": predictions,
-            "milliseconds": round(1000 * (time.perf_counter() - started), 3),
-        }
+        milliseconds = round(1000 * (time.perf_counter() - started), 3)
+        # As a response: FastAPI would look at each value of a dictionary first.
+        return JSONResponse(
+            {
+                "model": engine.served.name,
+                "version": loaded.version,
+                "predictions": predictions,
+                "milliseconds": milliseconds,
+            }
+        )
 
     @router.post("/invocations", openapi_extra=_TENSOR)
-    async def invocations(request: Request) -> dict[str, Any]:
+    async def invocations(request: Request) -> JSONResponse:
         """Answer pixels as ``mlflow models serve`` does: a client of that can switch."""
         loaded = engine.model()
         most, size = settings.max_images, loaded.card.preprocessing
@@ -98,11 +103,8 @@ def images_router(engine: Engine) -> APIRouter:
             pixels = await engine.bodies.parse(partial(_parse_pixels, most=most, size=size), body)
             with engine.admitted(len(pixels)):
                 answers = await engine.answer(loaded, pixels)
-        return {
-            "predictions": {
-                name: values.tolist() for name, values in zip(OUTPUTS, answers, strict=True)
-            }
-        }
+        named = zip(OUTPUTS, answers, strict=True)
+        return JSONResponse({"predictions": {name: values.tolist() for name, values in named}})
 
     return router
 
