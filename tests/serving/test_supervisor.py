@@ -91,7 +91,7 @@ def test_a_process_that_cannot_load_the_model_takes_no_request(tmp_path: Path):
         number = str(listener.fileno())
         with socket.create_connection(listener.getsockname(), timeout=PATIENCE) as client:
             client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n")
-            done = subprocess.run(
+            with subprocess.Popen(
                 [sys.executable, "-c", WORKER_WITHOUT_UVLOOP, settings.to_json(), number, "0"],
                 env={
                     **os.environ,
@@ -102,10 +102,11 @@ def test_a_process_that_cannot_load_the_model_takes_no_request(tmp_path: Path):
                 stderr=subprocess.PIPE,
                 pass_fds=[listener.fileno()],
                 text=True,
-                timeout=PATIENCE,
-            )
-            assert done.returncode == 1
-            assert "Error: Cannot open the model" in done.stderr
+            ) as worker:
+                assert worker.stderr is not None
+                # Its input stays open: it would end by that as well.
+                assert "Error: Cannot open the model" in worker.stderr.read()
+                assert worker.wait(PATIENCE) == 1
             # Another process finds it, as it was sent.
             listener.settimeout(1)
             accepted, _ = listener.accept()
