@@ -76,15 +76,6 @@ def test_each_of_two_processes_answers_and_a_lost_one_is_replaced():
         assert alive == []
 
 
-# asyncio's own loop accepts what waits as soon as it listens; uvloop a moment later.
-WORKER_WITHOUT_UVLOOP = """
-import sys
-sys.modules["uvloop"] = None
-from imgclf.serving.worker import main
-main()
-"""
-
-
 def test_a_process_that_cannot_load_the_model_takes_no_request(tmp_path: Path):
     settings = ServerSettings(str(tmp_path / "absent.onnx"), workers=2)
     with listen("127.0.0.1", 0) as listener:
@@ -92,7 +83,7 @@ def test_a_process_that_cannot_load_the_model_takes_no_request(tmp_path: Path):
         with socket.create_connection(listener.getsockname(), timeout=PATIENCE) as client:
             client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n")
             with subprocess.Popen(
-                [sys.executable, "-c", WORKER_WITHOUT_UVLOOP, settings.to_json(), number, "0"],
+                [sys.executable, "-m", "imgclf.serving.worker", settings.to_json(), number, "0"],
                 env={
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join(sys.path),
