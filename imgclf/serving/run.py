@@ -51,14 +51,10 @@ def serve_process(settings: ServerSettings, listener: socket.socket) -> None:
     """
     set_up_logging()
     reasons: list[str] = []
-    listeners = [listener]
 
     def give_up(reason: str) -> None:
         reasons.append(reason)
         server.should_exit = True
-        # One of several processes loads before it listens. It would accept what waits for others,
-        # and end without an answer.
-        listeners.clear()
 
     config = uvicorn.Config(
         create_app(settings, give_up),
@@ -82,7 +78,7 @@ def serve_process(settings: ServerSettings, listener: socket.socket) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    server.run(sockets=listeners)
+    server.run(sockets=[listener])
     if reasons:
         message, _, hint = reasons[0].partition("\n")
         raise ImgclfError(message, hint)

@@ -76,23 +76,14 @@ def test_each_of_two_processes_answers_and_a_lost_one_is_replaced():
         assert alive == []
 
 
-# asyncio's own loop accepts what waits as soon as it listens; uvloop a moment later.
-WORKER_WITHOUT_UVLOOP = """
-import sys
-sys.modules["uvloop"] = None
-from imgclf.serving.worker import main
-main()
-"""
-
-
 def test_a_process_that_cannot_load_the_model_takes_no_request(tmp_path: Path):
     settings = ServerSettings(str(tmp_path / "absent.onnx"), workers=2)
     with listen("127.0.0.1", 0) as listener:
         number = str(listener.fileno())
         with socket.create_connection(listener.getsockname(), timeout=PATIENCE) as client:
             client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n")
-            done = subprocess.run(
-                [sys.executable, "-c", WORKER_WITHOUT_UVLOOP, settings.to_json(), number, "0"],
+            with subprocess.Popen(
+                [sys.executable, "-m", "imgclf.serving.worker", settings.to_json(), number, "0"],
                 env={
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join(sys.path),
@@ -102,10 +93,11 @@ def test_a_process_that_cannot_load_the_model_takes_no_request(tmp_path: Path):
                 stderr=subprocess.PIPE,
                 pass_fds=[listener.fileno()],
                 text=True,
-                timeout=PATIENCE,
-            )
-            assert done.returncode == 1
-            assert "Error: Cannot open the model" in done.stderr
+            ) as worker:
+                assert worker.stderr is not None
+                # Its input stays open: it would end by that as well.
+                assert "Error: Cannot open the model" in worker.stderr.read()
+                assert worker.wait(PATIENCE) == 1
             # Another process finds it, as it was sent.
             listener.settimeout(1)
             accepted, _ = listener.accept()
