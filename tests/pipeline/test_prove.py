@@ -48,13 +48,18 @@ def change_card(proto: Any, name: str, value: Any) -> None:
 
 
 @pytest.fixture
-def weights(exported: Any) -> Iterator[Path]:
-    """The weights in the run's artifacts, to be changed; they are put back."""
-    address = f"runs:/{exported.run.mlflow_run_id}/model/weights.safetensors"
-    path = Path(download_artifacts(address))  # of a store on this machine, the file itself
+def change_weights(exported: Any) -> Iterator[Callable[[Callable[[Path], None]], None]]:
+    """Changes the weights in the run's artifacts; they are put back."""
+    run_id = exported.run.mlflow_run_id
+    path = Path(download_artifacts(f"runs:/{run_id}/model/weights.safetensors"))
     before = path.read_bytes()
-    yield path
-    path.write_bytes(before)
+
+    def apply(change: Callable[[Path], Any]) -> None:
+        change(path)
+        MlflowClient().log_artifact(run_id, str(path), "model")
+
+    yield apply
+    apply(lambda path: path.write_bytes(before))
 
 
 # --- What holds
@@ -164,11 +169,14 @@ def test_a_file_at_another_temperature_fails(changed: Any, photos: Path, tmp_pat
 
 
 def test_other_weights_in_the_store_fail_and_the_command_says_so(
-    model: Path, photos: Path, weights: Path, tmp_path: Path
+    model: Path, photos: Path, change_weights: Any, tmp_path: Path
 ):
-    tensors = load_file(weights)
-    name = max(tensors, key=lambda one: tensors[one].size)
-    save_file({**tensors, name: tensors[name] * np.float32(1.01)}, weights)
+    def change(path: Path) -> None:
+        tensors = load_file(path)
+        name = max(tensors, key=lambda one: tensors[one].size)
+        save_file({**tensors, name: tensors[name] * np.float32(1.01)}, path)
+
+    change_weights(change)
     result = imgclf("verify", model, "--dataset", photos, "--data-dir", tmp_path)
     assert result.exit_code == 1
     assert "Error: The model does not answer as the weights of run" in result.stderr
@@ -177,9 +185,9 @@ def test_other_weights_in_the_store_fail_and_the_command_says_so(
 
 
 def test_damaged_weights_in_the_store_are_refused(
-    predictor: Predictor, weights: Path, tmp_path: Path
+    predictor: Predictor, change_weights: Any, tmp_path: Path
 ):
-    weights.write_bytes(weights.read_bytes()[:-100])
+    change_weights(lambda path: path.write_bytes(path.read_bytes()[:-100]))
     with pytest.raises(ImgclfError, match=r"weights in .* cannot be used"):
         prove(predictor, "digits", str(tmp_path))
 
