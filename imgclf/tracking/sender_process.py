@@ -144,6 +144,7 @@ class _Sending:
         self._delivery = Delivery()
         try:
             with self._open_outbox(folder) as outbox:
+                outbox.refill()  # it tells whether the run has to be opened again
                 self._tell_of(outbox)
                 is_sent = self._send(outbox, folder)
             if is_sent:
