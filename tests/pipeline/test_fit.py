@@ -74,6 +74,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
     result = imgclf.resume(folder.name, str(tmp_path))
     assert result.folder == folder
     assert result.not_sent == ()
+    assert result.mlflow_run_id is not None
     history = MlflowClient().get_metric_history(result.mlflow_run_id, "train/loss")
     assert [point.step for point in history] == [1, 2, 3, 4, 5]
     assert MlflowClient().get_run(result.mlflow_run_id).info.status == "FINISHED"
