@@ -22,8 +22,8 @@ def weights(result: imgclf.TrainResult) -> bytes:
     return (result.folder / "model" / "weights.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("options", [{}, {"ema": True, "crop_padding": 1, "dropout": 0.5}])
-def test_the_same_seed_gives_the_same_weights_bit_for_bit(options, tmp_path):
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(tmp_path):
+    options = {"ema": True, "crop_padding": 1, "dropout": 0.5}
     first = imgclf.train(quick(tmp_path, epochs=2, **options))
     again = imgclf.train(quick(tmp_path, epochs=2, **options))
     other = imgclf.train(quick(tmp_path, epochs=2, seed=1, **options))
