@@ -1,7 +1,9 @@
 """The server beside bare decoding and running, and beside `mlflow models serve`, on one model.
 
-Run:   python benchmarks/serving.py [--seconds 10] [--rounds 3] [--requests 0] [--without-mlflow]
-Cost:  about 20 minutes on two CPU cores; --requests 100000 some minutes more. Linux.
+Run:   python benchmarks/serving.py [--seconds 10] [--rounds 3] [--without-mlflow]
+       python benchmarks/serving.py --network mnist-cnn --requests 100000
+Cost:  about half an hour on two CPU cores, a third of it for each network; --requests as long as
+       the server takes to answer so many. Linux.
 
 "bare" decodes and runs the files in a loop, in this process. `imgclf serve` gets the bytes of the
 files, once as it is and once with --max-batch 1, which answers each image alone. mlflow's server
@@ -272,14 +274,24 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 
 @click.command()
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    type=click.Choice([served.network for served in SERVED]),
+    default=[served.network for served in SERVED],
+    help="Only this network; may be repeated.",
+)
 @click.option("--seconds", default=10.0, help="Length of each measurement.")
 @click.option("--rounds", default=3, help="Measurements of each way, and starts.")
 @click.option("--requests", default=0, help="Requests while memory is watched; 0: it is not.")
 @click.option("--without-mlflow", is_flag=True, help="Leave mlflow's server out.")
-def main(seconds: float, rounds: int, requests: int, without_mlflow: bool) -> None:
+def main(
+    networks: Sequence[str], seconds: float, rounds: int, requests: int, without_mlflow: bool
+) -> None:
     """Measure and print tables."""
     with Clients() as clients, tempfile.TemporaryDirectory() as root:
-        for served in SERVED:
+        for served in (one for one in SERVED if one.network in networks):
             folder = Path(root) / served.network
             folder.mkdir()
             model = folder / "model.onnx"
