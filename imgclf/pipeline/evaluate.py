@@ -9,7 +9,7 @@ from pathlib import Path
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset, SelectedImages
 from imgclf.disk import write_whole
-from imgclf.errors import UsageError
+from imgclf.errors import UsageError, printable
 from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.page import Page, write_html
 from imgclf.evaluation.report import write_evaluation
@@ -145,7 +145,8 @@ def evaluate(
             "tta": tta,
             "max_bad_images": max_bad_images,
         }
-        tracker.parameters(parameters)
+        # MLflow takes no text but UTF-8.
+        tracker.parameters({name: printable(str(value)) for name, value in parameters.items()})
         _record_inputs(tracker, plan)
         metrics = _record_outcome(tracker, plan, inputs, data_seconds, report)
         if output_dir:
@@ -197,7 +198,8 @@ def _record_inputs(tracker: Tracker, plan: _Plan) -> None:
         "split": subset.split,
         "unreadable": len(images.unreadable),
     }
-    tracker.dataset(images.name, images.digest, "evaluation", images.source, profile)
+    source = printable(images.source)
+    tracker.dataset(images.name, images.digest, "evaluation", source, profile)
 
 
 def _record_outcome(

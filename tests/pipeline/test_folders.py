@@ -290,3 +290,5 @@ def test_a_folder_whose_name_is_not_utf8_is_trained_exported_and_recorded(digit_
     assert result.not_sent == ()
     exported = imgclf.export(result.run_id, exports_dir=tmp_path / "exports")
     assert imgclf.Predictor(exported.model).card.classes == ("0", "1", "2", "drei\\udcff")
+    options = {"dataset": str(root), "runs_dir": str(tmp_path / "runs")}
+    assert imgclf.evaluate(exported.model, **options).not_sent == ()
