@@ -77,6 +77,10 @@ class Bodies:
 
 async def _receive(request: Request, max_bytes: int, hold: Callable[[int], None]) -> bytes:
     chunks, size = [], 0
+    # What says itself that it is too large need not be waited for.
+    announced = request.headers.get("content-length", "")
+    if announced.isascii() and announced.isdigit() and int(announced) > max_bytes:
+        raise too_large("the body", max_bytes)
     async for chunk in request.stream():
         size += len(chunk)
         if size > max_bytes:

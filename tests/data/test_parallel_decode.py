@@ -31,7 +31,7 @@ from imgclf.card import Preprocessing
 from imgclf.data import parallel_decode
 
 print("begins", flush=True)
-os.cpu_count, parallel_decode._MANY_FILES = (lambda: 2), 4000
+parallel_decode.available_cores, parallel_decode._MANY_FILES = (lambda: 2), 4000
 files = sorted(Path(sys.argv[1]).iterdir()) * int(sys.argv[2])
 decoded = 0
 for batch in parallel_decode.decode_files(files, Preprocessing.identity(64, 64, 3)):
@@ -64,7 +64,7 @@ def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a hundred files be many."""
     monkeypatch.setattr(parallel_decode, "_MANY_FILES", ENOUGH)
     monkeypatch.setattr(parallel_decode, "_FILES_PER_PROCESS", ENOUGH // 2)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(parallel_decode, "available_cores", lambda: 2)
 
 
 def children() -> list[psutil.Process]:

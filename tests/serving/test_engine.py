@@ -67,7 +67,7 @@ def decoding(monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoding]:
 
 
 def cores(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: number)
+    monkeypatch.setattr("imgclf.serving.engine.available_cores", lambda: number)
 
 
 # --- Who is let in

@@ -1,6 +1,7 @@
 """Image files in, labels out, over real HTTP: every promised status, and MLflow's own form."""
 
 import gzip
+import http.client
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,7 +13,7 @@ import requests
 from image_files import encode, png, textured_photo
 from imgclf.predict import Predictor
 from imgclf.preprocess import to_array
-from server_process import EXAMPLE, REFERENCE, Server, figures
+from server_process import EXAMPLE, PATIENCE, REFERENCE, Server, figures
 
 CURL = "application/x-www-form-urlencoded"
 
@@ -325,3 +326,15 @@ def test_json_is_read_as_far_as_the_model_can_take_its_images(server: Server, pa
     # 12 bytes for each pixel of 16 images, and 64 KiB for all else; the body may have a MiB.
     for length, status in ((12 * 1024 + 65_536, 200), (12 * 1024 + 65_537, 413)):
         assert server.post(path, content.ljust(length)).status_code == status
+
+
+def test_a_body_that_says_it_is_too_large_is_not_waited_for(server: Server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    connection.putrequest("POST", "/predict")
+    connection.putheader("Content-Length", str(2**30))
+    connection.putheader("Content-Type", "image/png")
+    connection.endheaders()
+    response = connection.getresponse()
+    assert response.status == 413
+    assert b"larger than" in response.read()
+    connection.close()
