@@ -47,7 +47,7 @@ class Bodies:
         def hold(size: int) -> None:
             nonlocal held
             if self._held + size > self._most:
-                raise RequestError(503, "too much is read already; try again later", retry_after=1)
+                raise RequestError(503, "too much is being read; try again later", retry_after=1)
             self._held += size
             held += size
 

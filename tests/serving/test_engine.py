@@ -169,7 +169,7 @@ def test_bodies_that_are_still_coming_have_a_limit_together(
             for path, body, headers in requests_of(files[:1]):
                 status, found, answer = await ask(app, "POST", path, body, headers)
                 assert (status, found["retry-after"]) == (503, "1")
-                assert answer == {"error": "too much is read already; try again later"}
+                assert answer == {"error": "too much is being read; try again later"}
             coming.pop().disconnect()
             await asyncio.sleep(0.05)
             for path, body, headers in requests_of(files[:1]):

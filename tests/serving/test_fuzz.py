@@ -4,6 +4,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import psutil
@@ -48,8 +49,9 @@ def test_no_request_made_from_the_description_fails_the_server(server: Server):
                 case.path_parameters["name"] = "digits"
             if "version" in case.path_parameters:
                 case.path_parameters["version"] = version
-            if isinstance(case.body, dict):
-                for tensor in case.body.get("inputs", []):
+            body: Any = case.body
+            if isinstance(body, dict):
+                for tensor in body.get("inputs", []):
                     tensor["shape"] = [1, 8, 8, 1]
             response = case.call()
             case.validate_response(response, checks=[not_a_server_error])
