@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -18,15 +17,7 @@ from imgclf.tracking.identity import create_identity
 from imgclf.tracking.journal import JOURNAL_FILE, Journal
 from imgclf.tracking.runs import list_runs
 from imgclf.tracking.tracker import FAILED, FINISHED, Tracker
-from tracking_server import TrackingServer, free_port
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = TrackingServer(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server.address
-    server.kill()
+from tracking_server import free_port
 
 
 @pytest.fixture
@@ -42,14 +33,14 @@ def tracking_uri(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_whole_run_arrives_on_a_server(server, tracking_uri, tmp_path):
-    client = tracking_uri(server)
+    client = tracking_uri(server.address)
     config = TrainConfig(epochs=2, experiment="over http", runs_dir=str(tmp_path / "runs"))
 
     result = imgclf.train(config)
 
     assert result.not_sent == ()
     assert result.url is not None
-    assert result.url.startswith(f"{server}/#/experiments/")
+    assert result.url.startswith(f"{server.address}/#/experiments/")
     run = client.get_run(result.mlflow_run_id or "")
     assert run.info.status == "FINISHED"
     assert client.get_experiment(run.info.experiment_id).name == "over http"
@@ -75,7 +66,7 @@ def test_a_whole_run_arrives_on_a_server(server, tracking_uri, tmp_path):
 
 
 def test_an_export_reaches_the_server_and_its_registry(server, tracking_uri, tmp_path):
-    client = tracking_uri(server)
+    client = tracking_uri(server.address)
     result = imgclf.train(
         TrainConfig(epochs=1, experiment="exported", runs_dir=str(tmp_path / "runs"))
     )

@@ -15,7 +15,8 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from imgclf.tracking.journal import JOURNAL_FILE, Record, read_records
+from imgclf.tracking.journal import JOURNAL_FILE, Record, last_record, read_records
+from imgclf.tracking.sent import has_unsent
 from imgclf.tracking.tracker import Tracker
 
 # Machines that run tests may be slow.
@@ -91,6 +92,21 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+def is_sent(folder: Path) -> bool:
+    return not has_unsent(folder)
+
+
+def runs_of(client: MlflowClient, folder: Path) -> list[Run]:
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return client.search_runs(ids, f"tags.`imgclf.run_id` = '{folder.name}'")
+
+
+def num_records(folder: Path) -> int:
+    last = last_record(folder / JOURNAL_FILE)
+    assert last is not None
+    return last.sequence + 1
+
+
 def say_beginning(tracker: Tracker, folder: Path) -> None:
     """Say what a training says before its first epoch."""
     (folder / "samples.png").write_bytes(bytes(range(256)) * 40)
@@ -121,8 +137,7 @@ def say_end(tracker: Tracker, folder: Path) -> None:
 def holds_all(client: MlflowClient, folder: Path) -> Run:
     """Compare a store with a run's journal: nothing is missing, nothing is there twice."""
     records = list(read_records(folder / JOURNAL_FILE))
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    (run,) = client.search_runs(ids, f"tags.`imgclf.run_id` = '{folder.name}'")
+    (run,) = runs_of(client, folder)
     assert run.info.status == records[-1].content["status"]
     assert run.info.end_time == records[-1].time_ms
     assert run.info.start_time == records[0].time_ms
