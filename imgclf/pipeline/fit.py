@@ -173,8 +173,9 @@ def fit(
         except NonFiniteLossError as error:
             raise _diverged(error, run, loader, state) from error
         except RuntimeError as error:
-            told = out_of_memory_error(error, config)
-            raise told or error from error
+            if told := out_of_memory_error(error, config):
+                raise told from error
+            raise
     return progress
 
 
