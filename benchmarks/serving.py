@@ -5,11 +5,11 @@ Run:   python benchmarks/serving.py [--seconds 10] [--rounds 3] [--without-mlflo
 Cost:  about half an hour on two CPU cores, a third of it for each network; --requests as long as
        the server takes to answer so many. Linux.
 
-"bare" decodes and runs the files in a loop, in this process. `imgclf serve` gets the bytes of the
-files, once as it is and once with --max-batch 1, which answers each image alone. mlflow's server
+The loop decodes and runs one file after the other in this process. `imgclf serve` gets the bytes of
+files, with its defaults and with --max-batch 1, which answers each image alone. mlflow's server
 reads JSON numbers: its client decodes and resizes each file and writes the numbers, which is part
-of what a request costs there, and of its latency here; both servers serve the same ONNX file with
-one worker, and before anything is timed their answers are compared with the bare ones.
+of what a request costs there, and of its latency here. Both servers serve the same ONNX file with
+one worker; before anything is timed, their answers are compared with the loop's.
 
 A latency is from a file's bytes in memory to the whole answer. The clients run in four processes on
 the same machine, each connection kept, each client asking again as soon as it is answered; "client
