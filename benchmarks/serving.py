@@ -294,6 +294,8 @@ def main(
     networks: Sequence[str], seconds: float, rounds: int, requests: int, without_mlflow: bool
 ) -> None:
     """Measure and print tables."""
+    # As an exception, so that no server is left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     with Clients() as clients, tempfile.TemporaryDirectory() as root:
         for served in (one for one in SERVED if one.network in networks):
             folder = Path(root) / served.network
