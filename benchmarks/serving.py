@@ -5,11 +5,11 @@ Run:   python benchmarks/serving.py [--seconds 10] [--rounds 3] [--without-mlflo
 Cost:  about half an hour on two CPU cores, a third of it for each network; --requests as long as
        the server takes to answer so many. Linux.
 
-"bare" decodes and runs the files in a loop, in this process. `imgclf serve` gets the bytes of the
-files, once as it is and once with --max-batch 1, which answers each image alone. mlflow's server
+The loop decodes and runs one file after the other in this process. `imgclf serve` gets the bytes of
+files, with its defaults and with --max-batch 1, which answers each image alone. mlflow's server
 reads JSON numbers: its client decodes and resizes each file and writes the numbers, which is part
-of what a request costs there, and of its latency here; both servers serve the same ONNX file with
-one worker, and before anything is timed their answers are compared with the bare ones.
+of what a request costs there, and of its latency here. Both servers serve the same ONNX file with
+one worker; before anything is timed, their answers are compared with the loop's.
 
 A latency is from a file's bytes in memory to the whole answer. The clients run in four processes on
 the same machine, each connection kept, each client asking again as soon as it is answered; "client
@@ -23,6 +23,7 @@ other process shares) at eleven points, with its slope from the second point on.
 """
 
 import contextlib
+import dataclasses
 import http.client
 import math
 import os
@@ -33,7 +34,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,12 @@ class Row:
         client = f"{cost:.2f}" if cost else ""
         start = f"{np.median(starts):.1f}" if starts else ""
         return (
-            f"| {self.name} | {self.clients} | {_spread(rates, ',.0f')} | {p50:.2f} | {p99:.2f} |"
+            f"| {self.name} | {self.clients} | {_spread(rates)} | {p50:.2f} | {p99:.2f} |"
             f" {client} | {start} |"
         )
 
 
-def imgclf_server(model: Path) -> Server:
+def _imgclf_server(model: Path) -> Server:
     return Server(
         "`imgclf serve`",
         ("imgclf", "serve", str(model)),
@@ -120,16 +121,17 @@ def imgclf_server(model: Path) -> Server:
     )
 
 
-def servers(case: Case, without_mlflow: bool) -> list[Server]:
-    batching = imgclf_server(case.model)
-    alone = Server(
-        "`imgclf serve --max-batch 1`", (*batching.command, "--max-batch", "1"), batching.ready,
-        batching.path, batching.probability,
-    )  # fmt: skip
+def _servers(case: Case, without_mlflow: bool) -> list[Server]:
+    batching = _imgclf_server(case.model)
+    alone = dataclasses.replace(
+        batching,
+        name="`imgclf serve --max-batch 1`",
+        command=(*batching.command, "--max-batch", "1"),
+    )
     if without_mlflow:
         return [batching, alone]
     saved = case.model.parent / "mlflow"
-    save_in_mlflow(case, saved)
+    _save_in_mlflow(case, saved)
     command = ("mlflow", "models", "serve", "--env-manager", "local", "--host", "127.0.0.1")
     mlflow_server = Server(
         "`mlflow models serve`",
@@ -137,12 +139,12 @@ def servers(case: Case, without_mlflow: bool) -> list[Server]:
         "/ping",
         "/invocations",
         lambda answer: max(answer["predictions"]["probabilities"][0]),
-        astuple(case.card.preprocessing),
+        dataclasses.astuple(case.card.preprocessing),
     )
     return [batching, alone, mlflow_server]
 
 
-def save_in_mlflow(case: Case, folder: Path) -> None:
+def _save_in_mlflow(case: Case, folder: Path) -> None:
     import mlflow
     import onnx
 
@@ -159,7 +161,7 @@ def save_in_mlflow(case: Case, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def running(server: Server) -> Iterator[tuple[psutil.Process, int, float]]:
+def _running(server: Server) -> Iterator[tuple[psutil.Process, int, float]]:
     """Run a server for a block; give its process, its port, and the seconds until it was ready."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -175,7 +177,7 @@ def running(server: Server) -> Iterator[tuple[psutil.Process, int, float]]:
         start_new_session=True,
     )
     try:
-        while not answers(port, server.ready):
+        while not _answers(port, server.ready):
             assert process.poll() is None, f"it has ended: {server.command}"
             time.sleep(0.02)
         yield psutil.Process(process.pid), port, time.monotonic() - start
@@ -185,7 +187,7 @@ def running(server: Server) -> Iterator[tuple[psutil.Process, int, float]]:
         process.wait()
 
 
-def answers(port: int, path: str) -> bool:
+def _answers(port: int, path: str) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET", path)
@@ -221,20 +223,20 @@ class Bare:
         return Load(latencies, end - start, 0.0)
 
 
-def compare(case: Case, ways: list[Server], clients: Clients, rounds: int, seconds: float) -> None:
+def _compare(case: Case, ways: list[Server], clients: Clients, rounds: int, seconds: float) -> None:
     """Print a model's table."""
     bare = Bare(case)
     starts: dict[str, list[float]] = {way.name: [] for way in ways}
     for _ in range(rounds):
         for way in ways:
-            with running(way) as (_, _, taken):
+            with _running(way) as (_, _, taken):
                 starts[way.name].append(taken)
     first = Row("decode and run in a loop", 1, [])
     rows = [Row(way.name, number, []) for way in ways for number in CLIENTS]
     with contextlib.ExitStack() as stack:
         targets = {}
         for way in ways:
-            _, port, _ = stack.enter_context(running(way))
+            _, port, _ = stack.enter_context(_running(way))
             target = targets[way.name] = way.target(port, case.files)
             answered = [way.probability(answer) for answer in ask_for_each(target)]
             np.testing.assert_allclose(answered, bare.probabilities, atol=1e-4)
@@ -250,11 +252,11 @@ def compare(case: Case, ways: list[Server], clients: Clients, rounds: int, secon
         print(row.text(starts[row.name] if row.clients == 1 else []), flush=True)
 
 
-def watch_memory(case: Case, clients: Clients, requests: int) -> None:
+def _watch_memory(case: Case, clients: Clients, requests: int) -> None:
     """Print a server's own memory while it answers."""
-    server = imgclf_server(case.model)
+    server = _imgclf_server(case.model)
     each = math.ceil(requests / MEMORY_STEPS / MEMORY_CLIENTS)
-    with running(server) as (process, port, _):
+    with _running(server) as (process, port, _):
         target = server.target(port, case.files)
         sent, memory = [0], [process.memory_full_info().uss / 2**20]
         for _ in range(MEMORY_STEPS):
@@ -269,8 +271,10 @@ def watch_memory(case: Case, clients: Clients, requests: int) -> None:
     print(f"\n{slope:+.2f} MiB for 100,000 requests, from {sent[1]:,} requests on", flush=True)
 
 
-def _spread(values: Sequence[float], form: str) -> str:
-    return f"{np.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+def _spread(rates: Sequence[float]) -> str:
+    values = (float(np.median(rates)), min(rates), max(rates))
+    median, lowest, highest = (f"{value:,.{0 if value >= 10 else 2}f}" for value in values)
+    return f"{median} ({lowest} to {highest})"
 
 
 @click.command()
@@ -290,6 +294,8 @@ def main(
     networks: Sequence[str], seconds: float, rounds: int, requests: int, without_mlflow: bool
 ) -> None:
     """Measure and print tables."""
+    # As an exception, so that no server is left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     with Clients() as clients, tempfile.TemporaryDirectory() as root:
         for served in (one for one in SERVED if one.network in networks):
             folder = Path(root) / served.network
@@ -298,9 +304,9 @@ def main(
             case = Case(
                 served, model, write_model(served, model), write_jpegs(FILES, served, folder)
             )
-            compare(case, servers(case, without_mlflow), clients, rounds, seconds)
+            _compare(case, _servers(case, without_mlflow), clients, rounds, seconds)
             if requests:
-                watch_memory(case, clients, requests)
+                _watch_memory(case, clients, requests)
     print(
         f"\n{machine()}, onnxruntime {onnxruntime.__version__}; {rounds} rounds of {seconds:g} s:"
         " median (lowest to highest)"
