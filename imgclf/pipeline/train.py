@@ -1,6 +1,7 @@
 """Training, from a configuration to a run that MLflow holds whole."""
 
 import dataclasses
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,7 +204,9 @@ def _resolve(config: TrainConfig, compute: Compute, dataset: ImageDataset) -> Tr
     return dataclasses.replace(
         config,
         dataset=dataset.source if dataset.files else config.dataset,
-        data_dir=str(Path(config.data_dir).expanduser().resolve()) if config.data_dir else "",
+        data_dir=str(Path(os.path.expanduser(config.data_dir)).resolve())
+        if config.data_dir
+        else "",
         model=model,
         norm_layer=norm_layer,
         device=compute.device.type,

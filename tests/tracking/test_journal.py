@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from full_disk import full_disk
 from imgclf.errors import ImgclfError
 from imgclf.tracking.journal import Journal, last_record, read_records
+from small_disk import files_up_to
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_full_disk_is_said_and_leaves_the_journal_whole(path):
     journal = Journal.create(path)
     journal.append("run")
     before = path.read_bytes()
-    with full_disk(len(before) + 20), pytest.raises(ImgclfError, match="Cannot write") as caught:
+    with files_up_to(len(before) + 20), pytest.raises(ImgclfError, match="Cannot write") as caught:
         journal.append("tags", values={"name": "text" * 20})
     assert "Make room" in caught.value.hint
     assert path.read_bytes() == before

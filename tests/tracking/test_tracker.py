@@ -9,7 +9,6 @@ import pytest
 from mlflow import MlflowClient
 
 import imgclf
-from full_disk import full_disk
 from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.tracking.destination import Destination
@@ -17,6 +16,7 @@ from imgclf.tracking.identity import create_identity
 from imgclf.tracking.journal import JOURNAL_FILE, Journal
 from imgclf.tracking.runs import list_runs
 from imgclf.tracking.tracker import FAILED, FINISHED, Tracker
+from small_disk import files_up_to
 from tracking_server import free_port
 
 
@@ -134,7 +134,7 @@ def test_a_full_disk_is_told_at_once_and_the_run_ends_as_failed(workplace, tmp_p
     tracker = Tracker(identity, Path(identity.folder))
     tracker.wait_until_open()
     journal = Path(identity.folder) / JOURNAL_FILE
-    with full_disk(journal.stat().st_size), pytest.raises(ImgclfError, match="Cannot write"):
+    with files_up_to(journal.stat().st_size), pytest.raises(ImgclfError, match="Cannot write"):
         tracker.metrics({"train/loss": 1.0}, step=1)
     assert tracker.finish(FAILED) == []
     run = MlflowClient().get_run(tracker.mlflow_run_id or "")

@@ -4,9 +4,6 @@ import hashlib
 import json
 import os
 import pickle
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ from imgclf.training.checkpoint import (
 )
 from imgclf.training.loop import EpochEnd, TrainState, train_epochs
 from imgclf.training.weights import weights_of
+from small_disk import files_up_to
 from small_training import FP32, Event, assert_same_weights, digits_cnn, loader_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -213,22 +211,11 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
         restore(other, read_checkpoint(path))
 
 
-@contextmanager
-def no_file_larger_than(num_bytes: int) -> Iterator[None]:
-    """What a disk does that is full: writing fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_full_disk_leaves_the_checkpoint_before_as_it_is(tmp_path: Path) -> None:
     state = started(TrainConfig())
     write_checkpoint(tmp_path, state, {}, {"number": 1})
     state.step += 1
-    with no_file_larger_than(10_000), pytest.raises(ImgclfError, match="are needed"):
+    with files_up_to(10_000), pytest.raises(ImgclfError, match="are needed"):
         write_checkpoint(tmp_path, state, {}, {"number": 2})
     found = newest_checkpoint(tmp_path, unheard)
     assert found is not None
