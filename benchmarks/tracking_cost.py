@@ -62,9 +62,9 @@ def _without(clock: _Clock) -> type[Any]:
         mlflow_run_id = url = None
         tracking_uri = ""
 
-        def __init__(self, *_: Any) -> None: ...
+        def __init__(self, *_: Any, **__: Any) -> None: ...
 
-        def _nothing(self, *_: Any) -> None: ...
+        def _nothing(self, *_: Any, **__: Any) -> None: ...
 
         parameters = tags = dataset = artifact = check = _nothing
 
@@ -74,7 +74,7 @@ def _without(clock: _Clock) -> type[Any]:
         def metrics(self, values: Mapping[str, float], *_: Any, **__: Any) -> None:
             clock.end(values)
 
-        def finish(self, _: str) -> list[str]:
+        def finish(self, *_: Any) -> list[str]:
             return []
 
     return Silent
