@@ -1,6 +1,6 @@
 """What the commands share: where they are, and mistakes as one line with a hint."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -17,6 +17,22 @@ CONTEXT_SETTINGS = {
 }
 
 
+class _Commands(Mapping[str, click.Command]):
+    """Name -> command, imported when it is asked for."""
+
+    def __init__(self, homes: Mapping[str, str]) -> None:
+        self._homes = homes
+
+    def __getitem__(self, name: str) -> click.Command:
+        return getattr(import_module(self._homes[name]), name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._homes)
+
+    def __len__(self) -> int:
+        return len(self._homes)
+
+
 class Group(click.Group):
     """Imports a command when it is asked for, and shows a mistake as one line, not a traceback.
 
@@ -27,17 +43,8 @@ class Group(click.Group):
 
     def __init__(self, homes: Mapping[str, str], **options: Any) -> None:
         super().__init__(**options)
-        self._homes = homes
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: D102
-        return sorted(self._homes)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: D102
-        if cmd_name not in self._homes:
-            return None
-        command = getattr(import_module(self._homes[cmd_name]), cmd_name)
-        assert isinstance(command, click.Command)
-        return command
+        # click adds none to them.
+        self.commands = _Commands(homes)  # pyrefly: ignore
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: D102
         try:

@@ -11,13 +11,16 @@ import pytest
 from imgclf.config import TrainConfig
 
 
+_LONG = ("test_project.py", "test_outage.py", "test_resume.py", "test_sync.py", "test_tracker.py")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes as well")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # The file that takes minutes comes first: of two processes one would wait for it at the end.
-    items.sort(key=lambda item: item.path.name != "test_project.py")
+    # Files that take minutes come first: of two processes one would wait for them at the end.
+    items.sort(key=lambda item: item.path.name not in _LONG)
     if config.getoption("--slow"):
         return
     for item in items:

@@ -219,7 +219,14 @@ def test_datasets_lists_the_names_and_describes_a_folder(digit_files: Path, tmp_
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names there are always Unicode")
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict", "utf-8:surrogateescape"])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        "ascii",
+        pytest.param("utf-8:strict", marks=pytest.mark.slow),
+        pytest.param("utf-8:surrogateescape", marks=pytest.mark.slow),
+    ],
+)
 def test_names_that_a_terminal_cannot_show_end_no_command(
     encoding: str, digit_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -20,7 +20,10 @@ from imgclf.models import (
 
 
 @pytest.mark.parametrize("name", network_names())
-@pytest.mark.parametrize("shape", [InputShape(1, 12, 12), InputShape(3, 20, 33)])
+@pytest.mark.parametrize(
+    "shape",
+    [InputShape(1, 12, 12), pytest.param(InputShape(3, 20, 33), marks=pytest.mark.slow)],
+)
 def test_every_network_keeps_a_free_batch_dimension(name, shape, tmp_path):
     torch.manual_seed(0)
     network = create_network(name, shape, NetworkSettings(5, 0.5, designed_norm_layer(name)))
