@@ -10,7 +10,6 @@ import pytest
 
 from imgclf.config import TrainConfig
 
-
 _LONG = ("test_project.py", "test_outage.py", "test_resume.py", "test_sync.py", "test_tracker.py")
 
 
