@@ -70,6 +70,8 @@ def _open_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    # Threads that wait for work by spinning take the cores from decoding and from other processes.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # A model is one file: its weights are never read from other files on this machine.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry(
