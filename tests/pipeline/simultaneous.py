@@ -1,4 +1,4 @@
-"""Exports and registers at the very same moment: ``python simultaneous.py``, told what by its input.
+"""Exports at the very same moment: ``python simultaneous.py``, told what to do by its input.
 
 Each line of the input is JSON: ``orders``, each of which a process of its own carries out, and
 ``rounds``, in each of which all of them begin when the last one is ready. Each line of the output
@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import mlflow.onnx
 import mlflow.pytorch  # noqa: F401 - once, not in each process
@@ -76,7 +76,7 @@ def carry_out(order: dict[str, Any], is_first: bool, rounds: int, barrier: Any) 
 
 
 def write_answers(
-    order: dict[str, Any], is_first: bool, rounds: int, barrier: Any, file: IO[str]
+    order: dict[str, Any], is_first: bool, rounds: int, barrier: Any, file: Path
 ) -> None:
     with tempfile.TemporaryFile("w+") as printed:
         os.dup2(printed.fileno(), sys.stdout.fileno())
@@ -87,26 +87,22 @@ def write_answers(
             barrier.abort()  # the others must not wait for it
             raise
         printed.seek(0)
-        json.dump({"rounds": answers, "printed": printed.read()}, file)
-        file.flush()
+        file.write_text(json.dumps({"rounds": answers, "printed": printed.read()}))
 
 
 def run_at_once(orders: list[dict[str, Any]], rounds: int) -> list[dict[str, Any]]:
     barrier = FORK.Barrier(len(orders))
-    files = [tempfile.TemporaryFile("w+") for _ in orders]
-    processes = [
-        FORK.Process(target=write_answers, args=(order, not place, rounds, barrier, files[place]))
-        for place, order in enumerate(orders)
-    ]
-    for process in processes:
-        process.start()
-    answers = []
-    for process, file in zip(processes, files, strict=True):
-        process.join()
-        file.seek(0)
-        answers.append(json.load(file) | {"status": process.exitcode})
-        file.close()
-    return answers
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / str(place) for place in range(len(orders))]
+        processes = [
+            FORK.Process(target=write_answers, args=(order, not place, rounds, barrier, file))
+            for place, (order, file) in enumerate(zip(orders, files, strict=True))
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        return [json.loads(file.read_text()) for file in files]
 
 
 def main() -> None:
