@@ -36,9 +36,9 @@ def train(save_recipe: str | None, resume: str | None, **given: Any) -> None:
     # SIGTERM ends the run as Ctrl-C does, so that MLflow is told.
     signal.signal(signal.SIGTERM, _terminate)
     values = {name: value for name, value in given.items() if value is not None}
-    config = TrainConfig() if resume else TrainConfig.from_dict(values)
+    config = None if resume else TrainConfig.from_dict(values)
     if save_recipe:
-        if resume:
+        if config is None:
             raise UsageError("--save-recipe writes options down; a resumed run has its own.")
         config.save_recipe(Path(save_recipe))
     from imgclf.tracking.sender import prepare_sender
@@ -48,7 +48,7 @@ def train(save_recipe: str | None, resume: str | None, **given: Any) -> None:
         prepare_sender()
         from imgclf.pipeline import train as training
 
-        if resume:
+        if config is None:
             result = training.resume(resume, values.get("runs_dir", "runs"), values)
         else:
             result = training.train(config)

@@ -98,8 +98,11 @@ def log_export_metrics(run: TrainRun, values: Mapping[str, float]) -> None:
 
 
 def registered_name(dataset: str) -> str:
-    """Return the registered model's name for a data set; MLflow forbids some characters."""
-    return "imgclf-" + re.sub(r"[/:.%\"']", "-", dataset)
+    """Return the registered model's name for a data set; MLflow forbids some characters.
+
+    A backslash would part folders on Windows.
+    """
+    return "imgclf-" + re.sub(r"[/:.%\"'\\]", "-", dataset)
 
 
 def onnx_signature(card: ModelCard) -> ModelSignature:

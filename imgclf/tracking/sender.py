@@ -2,8 +2,8 @@
 
 To import mlflow and to open its store takes a core for many seconds, and Python runs one thread at
 a time: in a thread, all that would be taken from the preparation of the data and from training.
-The process reads the journal itself; it is only told that there is more. Where it dies during a run,
-another one takes its place. After a run it is kept for a while, for the next one.
+The process reads the journal itself; it is only told that there is more. Where it dies during a
+run, another one takes its place. After a run it is kept for a while, for the next one.
 """
 
 import atexit
@@ -39,9 +39,10 @@ class Delivery:
         tracking_uri: the store; empty before mlflow was imported.
         mlflow_run_id, url: of the run, once it is known.
         is_open: whether MLflow has opened the run, again where it is resumed.
-        delivered: how many of the journal's records were dealt with.
+        delivered: how many of the journal's records were dealt with and are not held back.
         refusal: message and hint, where MLflow will not open the run; empty otherwise.
         problems: what will never be taken, in words.
+        held_back: what the server does not take while it takes others, in words.
         failing: why the record at hand has not been taken yet, while the server is away.
         ended: whether the run's last record was dealt with.
     """
@@ -53,6 +54,7 @@ class Delivery:
     delivered: int = 0
     refusal: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    held_back: tuple[str, ...] = ()
     failing: str = ""
     ended: bool = False
 
@@ -61,7 +63,7 @@ class Delivery:
         """Read what `to_json` wrote."""
         values: dict[str, Any] = json.loads(line)
         # JSON knows no tuples.
-        for name in ("refusal", "problems"):
+        for name in ("refusal", "problems", "held_back"):
             values[name] = tuple(values[name])
         return cls(**values)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from imgclf.tracking.journal import FINISHED
 from imgclf.tracking.sent import read_sent
 from imgclf.tracking.sync import sync_runs
-from imgclf.tracking.tracker import FINISHED
 from tracking_server import holds_all, is_sent, runs_of, say_end, say_epoch, wait_until
 
 SPEAKS_AND_WAITS = """

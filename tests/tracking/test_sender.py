@@ -15,8 +15,9 @@ from mlflow import MlflowClient
 from imgclf.errors import ImgclfError
 from imgclf.tracking import sender
 from imgclf.tracking.identity import create_identity
+from imgclf.tracking.journal import FAILED, FINISHED, KILLED
 from imgclf.tracking.sender import Delivery
-from imgclf.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+from imgclf.tracking.tracker import Tracker
 
 STARTS_A_SENDER_AND_IS_KILLED = """
 import os, signal

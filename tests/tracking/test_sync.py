@@ -19,11 +19,11 @@ from imgclf.tracking.identity import (
     find_run_folder,
     read_identity,
 )
-from imgclf.tracking.journal import JOURNAL_FILE, Journal, read_records
+from imgclf.tracking.journal import FAILED, FINISHED, JOURNAL_FILE, KILLED, Journal, read_records
 from imgclf.tracking.running import hold_run
 from imgclf.tracking.sent import read_sent
 from imgclf.tracking.sync import pauses
-from imgclf.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+from imgclf.tracking.tracker import Tracker
 from tracking_server import holds_all, say_beginning, say_end, say_epoch
 
 
