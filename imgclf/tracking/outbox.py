@@ -209,7 +209,7 @@ class Outbox:
                 url=self._destination.url,
                 # What was held back has been counted.
                 delivered=max(self.sent.delivered, batch[-1].sequence + 1),
-                held_back=waiting | held_back,
+                held_back={**waiting, **held_back},
             )
         )
 

@@ -40,8 +40,8 @@ class Tracker:
     Args:
         identity: who the run is and where it belongs.
         folder: the run's local folder; artifacts are named by their path in it.
-        resumed: whether the run goes on that the folder's journal holds. What this holds already
-            (parameters, tags, data, epochs) is then not said again; artifacts are.
+        resumed: whether the run goes on that the folder's journal holds. What it holds already
+            (parameters, tags, data, epochs) is not said again; artifacts are.
 
     Raises:
         ImgclfError: the run is in progress elsewhere, its journal cannot be read or written, or no
@@ -99,13 +99,14 @@ class Tracker:
         Args:
             values: of the step.
             step: the epoch.
-            summary: of the run as a whole. They go to step 0: MLflow's UI then compares runs by
-                bars instead of drawing a line through one point.
+            summary: of the run as a whole; those that changed are said. They go to step 0: MLflow's
+                UI then compares runs by bars instead of drawing a line through one point.
         """
         if self._said.has_epoch(values, step):
             return
         new = self._said.new_values("summary", summary or {})
-        self._say("metrics", values=dict(values), step=step, summary=new)
+        if values or new:
+            self._say("metrics", values=dict(values), step=step, summary=new)
 
     def artifact(self, path: str, artifact_folder: str = "") -> None:
         """Upload a file or folder of the run's folder.
@@ -191,5 +192,5 @@ class Tracker:
 
     def _say(self, kind: str, **content: Any) -> None:
         with self._order:
-            self._journal.append(kind, **content)
+            self._said.take(self._journal.append(kind, **content))
         self._sender.announce()
