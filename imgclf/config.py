@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imgclf.contradictions import refuse_contradictions
+from imgclf.disk import write_whole
 from imgclf.errors import UsageError
 from imgclf.options import checked, option_of, parameter
 from imgclf.recipes import (
@@ -334,7 +335,8 @@ class TrainConfig:
         Left out are the recipe's own name and the settings of a machine and its tracking server.
 
         Raises:
-            UsageError: the file cannot be written, or would not be read as a recipe.
+            UsageError: the file would not be read as a recipe.
+            ImgclfError: it cannot be written.
         """
         import yaml
 
@@ -343,10 +345,7 @@ class TrainConfig:
         values = {k: v for k, v in self.to_dict().items() if groups[k] not in left_out}
         del values["data_dir"]
         check_recipe_file(path)
-        try:
-            path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"Cannot write '{path}': {error.strerror}.") from error
+        write_whole(path, yaml.safe_dump(values, sort_keys=False).encode(), "the recipe")
 
     def overridden(self) -> dict[str, Any]:
         """Return the parameters whose values differ from the recipe's."""

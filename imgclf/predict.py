@@ -241,6 +241,24 @@ def find_images(folder: Path, skip_unreadable: bool = False) -> Iterator[Path]:
     Raises:
         ImgclfError: a folder cannot be read.
     """
+    # Not by recursion, whose depth Python limits.
+    levels = [(folder, *_list_folder(folder))]
+    while levels:
+        folder, names, folders = levels[-1]
+        if not names:
+            levels.pop()
+            continue
+        # Let go one by one: pathlib keeps a register of all names that are still held.
+        name = names.pop()
+        path = folder / name
+        if name not in folders or (skip_unreadable and not os.access(path, os.R_OK | os.X_OK)):
+            yield path
+        else:
+            levels.append((path, *_list_folder(path)))
+
+
+def _list_folder(folder: Path) -> tuple[list[str], set[str]]:
+    """Return the names of images and folders in a folder, the last first; which are folders."""
     # Names alone: a million entries with their paths would take hundreds of megabytes.
     names: list[str] = []
     folders: set[str] = set()
@@ -259,14 +277,7 @@ def find_images(folder: Path, skip_unreadable: bool = False) -> Iterator[Path]:
             f"Cannot read the folder '{folder}': {error.strerror}.", "Check its permissions."
         ) from error
     names.sort(reverse=True)
-    while names:
-        # Let go one by one: pathlib keeps a register of all names that are still held.
-        name = names.pop()
-        path = folder / name
-        if name not in folders or (skip_unreadable and not os.access(path, os.R_OK | os.X_OK)):
-            yield path
-        else:
-            yield from find_images(path, skip_unreadable)
+    return names, folders
 
 
 def _is_file(entry: "os.DirEntry[str]") -> bool:

@@ -36,10 +36,10 @@ def train(save_recipe: str | None, resume: str | None, **given: Any) -> None:
     # SIGTERM ends the run as Ctrl-C does, so that MLflow is told.
     signal.signal(signal.SIGTERM, _terminate)
     values = {name: value for name, value in given.items() if value is not None}
-    config = TrainConfig() if resume else TrainConfig.from_dict(values)
-    if save_recipe:
-        if resume:
-            raise UsageError("--save-recipe writes options down; a resumed run has its own.")
+    if resume and save_recipe:
+        raise UsageError("--save-recipe writes options down; a resumed run has its own.")
+    config = None if resume else TrainConfig.from_dict(values)
+    if config and save_recipe:
         config.save_recipe(Path(save_recipe))
     from imgclf.tracking.sender import prepare_sender
 
@@ -48,10 +48,11 @@ def train(save_recipe: str | None, resume: str | None, **given: Any) -> None:
         prepare_sender()
         from imgclf.pipeline import train as training
 
-        if resume:
-            result = training.resume(resume, values.get("runs_dir", "runs"), values)
-        else:
+        if config:
             result = training.train(config)
+        else:
+            assert resume
+            result = training.resume(resume, values.get("runs_dir", "runs"), values)
     except KeyboardInterrupt:
         sys.exit(130)
     from imgclf.summary import print_training

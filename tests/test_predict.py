@@ -4,6 +4,8 @@ import itertools
 import json
 import os
 import random
+import shutil
+import subprocess
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -237,6 +239,27 @@ def test_folder_is_read_in_the_order_of_names(digits: Paths, tmp_path: Path):
     for name in random.Random(0).sample(names, len(names)):
         (tmp_path / name).write_bytes(b"")
     assert [path.name for path in find_images(tmp_path)] == names
+
+
+def test_images_in_a_thousand_nested_folders_are_found_and_deeper_ones_told(
+    predictor: Predictor, digits: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Up to the longest path that the operating system takes."""
+    monkeypatch.chdir(tmp_path)
+    deep = tmp_path.joinpath(*["d"] * 1500)
+    for _ in range(1500):
+        os.mkdir("d")
+        os.chdir("d")
+    shutil.copy(digits[0], deep / "a.png")
+    (answer,) = predictor([tmp_path])
+    assert answer.image == str(deep / "a.png")
+    for _ in range(1500):
+        os.mkdir("d")
+        os.chdir("d")
+    with pytest.raises(ImgclfError, match=r"Cannot read the folder .*: File name too long"):
+        list(find_images(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["rm", "-r", "d"], check=True)
 
 
 def test_folder_of_a_million_images_takes_no_more_memory_than_their_names(tmp_path: Path):

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from imgclf.cli import main
 from imgclf.config import TrainConfig
-from imgclf.errors import UsageError
+from imgclf.errors import ImgclfError, UsageError
 from imgclf.recipes import RECIPES, nearest
+from small_disk import files_up_to
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -39,6 +40,15 @@ def test_a_saved_recipe_gives_the_same_configuration(tmp_path):
     again = TrainConfig.from_dict({"recipe": str(path)})
     assert {**again.to_dict(), "recipe": ""} == config.to_dict()
     assert "threads" not in yaml.safe_load(path.read_text())
+
+
+def test_a_recipe_that_cannot_be_written_leaves_the_one_that_is_there(tmp_path):
+    path = tmp_path / "mine.yaml"
+    TrainConfig(epochs=7).save_recipe(path)
+    before = path.read_bytes()
+    with files_up_to(100), pytest.raises(ImgclfError, match="Cannot write the recipe to"):
+        TrainConfig(epochs=8).save_recipe(path)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(

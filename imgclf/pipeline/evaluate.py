@@ -9,7 +9,7 @@ from pathlib import Path
 from imgclf.config import TrainConfig
 from imgclf.data.dataset import ImageDataset, SelectedImages
 from imgclf.disk import write_whole
-from imgclf.errors import UsageError, printable
+from imgclf.errors import UsageError
 from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.page import Page, write_html
 from imgclf.evaluation.report import write_evaluation
@@ -31,7 +31,8 @@ from imgclf.tracking.identity import (
     TRAINING_RUN_TAG,
     create_identity,
 )
-from imgclf.tracking.tracker import FINISHED, Tracker
+from imgclf.tracking.journal import FINISHED
+from imgclf.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,7 @@ def evaluate(
             "tta": tta,
             "max_bad_images": max_bad_images,
         }
-        # MLflow takes no text but UTF-8.
-        tracker.parameters({name: printable(str(value)) for name, value in parameters.items()})
+        tracker.parameters(parameters)
         _record_inputs(tracker, plan)
         metrics = _record_outcome(tracker, plan, inputs, data_seconds, report)
         if output_dir:
@@ -198,8 +198,7 @@ def _record_inputs(tracker: Tracker, plan: _Plan) -> None:
         "split": subset.split,
         "unreadable": len(images.unreadable),
     }
-    source = printable(images.source)
-    tracker.dataset(images.name, images.digest, "evaluation", source, profile)
+    tracker.dataset(images.name, images.digest, "evaluation", images.source, profile)
 
 
 def _record_outcome(

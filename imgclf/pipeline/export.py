@@ -35,6 +35,7 @@ from imgclf.pipeline.output import ensure_writable
 from imgclf.pipeline.trained import load_trained_model
 from imgclf.predict import Predictor
 from imgclf.progress import say
+from imgclf.tracking.exclusive import exclusive
 from imgclf.tracking.identity import TRAINING_RUN_TAG, adopted_run
 from imgclf.tracking.model_registry import (
     Registration,
@@ -144,7 +145,9 @@ def export(
         log_pytorch_model(chosen, trained.model, card, example, trained.sha256)
         log_export_files(chosen, built)
         log_export_metrics(chosen, figures | {"time/export_seconds": time.perf_counter() - started})
-        _replace_folder(built, target)
+        with exclusive(f"'{target.parent.resolve() / target.name}'"):
+            _refuse_other_model(target, card)  # another export may have come first
+            _replace_folder(built, target)
     moved_variants = tuple(
         dataclasses.replace(variant, path=target / variant.path.name) for variant in built_variants
     )

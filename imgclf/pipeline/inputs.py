@@ -6,7 +6,6 @@ from pathlib import Path
 from imgclf.data.dataset import ImageDataset
 from imgclf.data.splits import Split
 from imgclf.disk import write_whole, writing
-from imgclf.errors import printable
 from imgclf.evaluation.report import write_csv
 from imgclf.models import ImageClassifier, num_parameters
 from imgclf.pipeline.run import Run
@@ -21,9 +20,7 @@ from imgclf.tracking.identity import (
 def record_inputs(run: Run, model: ImageClassifier) -> None:
     """Log what the run starts from: parameters, data, split, environment."""
     config, dataset, split, tracker = run.config, run.dataset, run.split, run.tracker
-    # MLflow takes no text but UTF-8; the configuration on the disk holds the paths as they are.
-    source = printable(dataset.source)
-    tracker.parameters({name: printable(str(value)) for name, value in config.to_dict().items()})
+    tracker.parameters(config.to_dict())
     tracker.tags(
         {
             DATASET_TAG: dataset.name,
@@ -41,9 +38,9 @@ def record_inputs(run: Run, model: ImageClassifier) -> None:
         "input": [size.height, size.width, size.channels],
         "unreadable": len(dataset.unreadable),
     }
-    tracker.dataset(dataset.name, dataset.digest, "training", source, profile)
+    tracker.dataset(dataset.name, dataset.digest, "training", dataset.source, profile)
     seeded = {**split.sizes, "split_seed": config.split_seed}
-    tracker.dataset(f"{dataset.name}-split", split.digest, "split", source, seeded)
+    tracker.dataset(f"{dataset.name}-split", split.digest, "split", dataset.source, seeded)
     if config.recipe:
         tracker.tags({"imgclf.recipe_overrides": json.dumps(run.overrides)})
     with writing("the run", run.folder):

@@ -16,7 +16,8 @@ from imgclf.next_command import resume_command
 from imgclf.progress import say
 from imgclf.tracking.environment import environment_tags
 from imgclf.tracking.identity import ERROR_TAG
-from imgclf.tracking.tracker import FAILED, KILLED, Tracker
+from imgclf.tracking.journal import FAILED, KILLED
+from imgclf.tracking.tracker import Tracker
 from imgclf.training.device import Compute
 
 # Metric name -> (epoch, value) pairs.

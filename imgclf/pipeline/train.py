@@ -31,7 +31,8 @@ from imgclf.pipeline.resume import Interrupted, find_interrupted, write_start
 from imgclf.pipeline.run import Run, end_early
 from imgclf.progress import print_start, say
 from imgclf.tracking.identity import create_identity
-from imgclf.tracking.tracker import FINISHED, Tracker
+from imgclf.tracking.journal import FINISHED
+from imgclf.tracking.tracker import Tracker
 from imgclf.training.device import Compute, choose_compute
 
 _IMAGES_AT_A_TIME = 4096

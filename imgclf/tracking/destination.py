@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -33,6 +34,7 @@ _LONGEST_DIGEST = 36
 # A server may pass an uploaded file on to a store of its own before it answers.
 _SLOWEST_UPLOAD_BYTES_PER_SECOND = 1e6
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_PROBE_TAG = "imgclf.probe"
 
 
 class UnreachableError(Exception):
@@ -96,6 +98,15 @@ class Destination:
             if is_temporary(error) or (kind != "run" and is_denied(error)):
                 raise UnreachableError(describe(error)) from error
             raise RefusedError(describe(error), REFUSED_HINT) from error
+
+    def takes_tags(self) -> bool:
+        """Tell whether the store takes a tag of the run at present; it is removed again."""
+        try:
+            self._client.set_tag(self._run_id, _PROBE_TAG, str(time.time_ns()))
+            self._client.delete_tag(self._run_id, _PROBE_TAG)
+        except Exception:  # noqa: BLE001 - a store's own library raises what it likes
+            return False
+        return True
 
     def _deliver_run(self, record: Record, source: str, resumed: bool, **_: Any) -> None:
         """Open the run, adopt the one that the runner opened, or open again one that had ended."""

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from imgclf.card import ModelCard
 from imgclf.model_file import INPUT, OUTPUTS
-from imgclf.tracking.connection import connect, is_absent, readable_errors
+from imgclf.tracking.connection import connect, is_absent, readable_errors, tracking_uri
+from imgclf.tracking.exclusive import exclusive
 from imgclf.tracking.identity import (
     DATASET_DIGEST_TAG,
     RUN_ID_TAG,
@@ -60,6 +61,9 @@ def register_export(
 ) -> Registration:
     """Log a proved model file to its training run, register it, and move the alias by the rule.
 
+    Exports of one user on one machine do so one after the other: none moves the alias by what
+    another is changing, and none takes a model that another is logging for the rest of a failure.
+
     Args:
         run: the training run that the model comes from.
         model_file: the ONNX file.
@@ -67,11 +71,11 @@ def register_export(
         example: uint8 [2, height, width, channels], an input example.
 
     Raises:
-        ImgclfError: the store cannot be reached or refuses.
+        ImgclfError: the store cannot be reached or refuses, or another export does not end.
     """
-    with readable_errors():
+    name = registered_name(run.dataset)
+    with readable_errors(), exclusive(f"{tracking_uri()}, model {name}"):
         client = connect()
-        name = registered_name(run.dataset)
         sha256 = hashlib.sha256(model_file.read_bytes()).hexdigest()
         registered = _find_version(client, name, run, sha256)
         if registered is None:
@@ -98,8 +102,11 @@ def log_export_metrics(run: TrainRun, values: Mapping[str, float]) -> None:
 
 
 def registered_name(dataset: str) -> str:
-    """Return the registered model's name for a data set; MLflow forbids some characters."""
-    return "imgclf-" + re.sub(r"[/:.%\"']", "-", dataset)
+    """Return the registered model's name for a data set; MLflow forbids some characters.
+
+    A backslash would part folders on Windows.
+    """
+    return "imgclf-" + re.sub(r"[/:.%\"'\\]", "-", dataset)
 
 
 def onnx_signature(card: ModelCard) -> ModelSignature:

@@ -6,7 +6,7 @@ folder from where the last one stopped.
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -25,8 +25,8 @@ from imgclf.tracking.destination import (
     UnreachableError,
     num_metrics,
 )
-from imgclf.tracking.identity import read_identity
-from imgclf.tracking.journal import JOURNAL_FILE, KILLED, Record, read_records
+from imgclf.tracking.identity import ERROR_TAG, read_identity
+from imgclf.tracking.journal import JOURNAL_FILE, KILLED, Record, last_record, read_records
 from imgclf.tracking.sent import Sent, read_sent, write_sent
 
 _LOCK_FILE = "sending.lock"
@@ -45,7 +45,7 @@ class Outbox:
 
     Attributes:
         sent: how far the sending has come.
-        ended: whether the last record that was read ends the run.
+        ended: whether the last record that was read, now or by an earlier outbox, ends the run.
 
     Raises:
         BeingSentError: another process is sending the run.
@@ -71,13 +71,16 @@ class Outbox:
             self._destination = Destination(
                 identity, sent.tracking_uri, sent.mlflow_run_id, sent.url
             )
+            last = last_record(folder / JOURNAL_FILE)
         except BaseException:
             self._lock.release()
             raise
         self._records: deque[Record] = deque()
+        self._num_read = sent.delivered
         self._last_run = -1
         self._one_at_a_time = 0
-        self.ended = False
+        self._tried_again: set[int] = set()
+        self.ended = last is not None and last.sequence < sent.delivered and last.kind == "end"
 
     def __enter__(self) -> Self:
         return self
@@ -96,14 +99,30 @@ class Outbox:
         Raises:
             ImgclfError: the journal cannot be read.
         """
-        for record in read_records(
-            self._folder / JOURNAL_FILE, self.sent.delivered + len(self._records)
-        ):
+        for record in read_records(self._folder / JOURNAL_FILE, self._num_read):
             self._records.append(record)
+            self._num_read += 1
             self.ended = record.kind == "end"
             if record.kind == "run":
                 self._last_run = record.sequence
         return len(self._records)
+
+    def retry_held_back(self) -> bool:
+        """Put what is held back in line again, once by each outbox; return whether there is any.
+
+        Raises:
+            ImgclfError: the journal cannot be read.
+        """
+        sequences = {int(text) for text in self.sent.held_back} - self._tried_again
+        if sequences:
+            self._tried_again |= sequences
+            self._records.extend(_still_valid(self._folder / JOURNAL_FILE, sequences))
+        return bool(sequences)
+
+    @property
+    def next_is_held_back(self) -> bool:
+        """Whether the next record was held back before."""
+        return str(self._records[0].sequence) in self.sent.held_back
 
     @property
     def is_open(self) -> bool:
@@ -127,17 +146,29 @@ class Outbox:
                 self._one_at_a_time = len(batch)  # only one of them may be wrong
                 return
             self._count_refused(f"{batch[0].kind}: {error}")
-        self._one_at_a_time = max(0, self._one_at_a_time - 1)
-        for _ in batch:
-            self._records.popleft()
-        self._keep(
-            replace(
-                self.sent,
-                mlflow_run_id=self._destination.mlflow_run_id,
-                url=self._destination.url,
-                delivered=self.sent.delivered + len(batch),
-            )
-        )
+        self._go_past(batch, {})
+
+    def hold_back_next(self) -> bool:
+        """Set the next record aside, where the store takes others, so that those after it are sent.
+
+        It stays in the journal, for `retry_held_back`. Of a batch, the record is looked for first.
+
+        Returns:
+            whether the sending can go on: the store is not away, or is back.
+        """
+        # Without the first kind there is no run; after the other one nothing waits.
+        if self._records[0].kind in ("run", "end") or not self._destination.takes_tags():
+            return False
+        try:
+            self.send_next()  # the store may have come back between the last try and the tags
+        except UnreachableError as error:
+            batch = self._next_batch()
+            if len(batch) > 1:
+                self._one_at_a_time = len(batch)
+            else:
+                (record,) = batch
+                self._go_past(batch, {str(record.sequence): f"{record.kind}: {error}"})
+        return True
 
     def kill_run(self) -> None:
         """End the run as killed in MLflow alone, where its journal cannot be written.
@@ -164,6 +195,24 @@ class Outbox:
             batch.append(record)
         return batch
 
+    def _go_past(self, batch: Sequence[Record], held_back: Mapping[str, str]) -> None:
+        """Keep that records were dealt with, and which of them are held back."""
+        self._one_at_a_time = max(0, self._one_at_a_time - 1)
+        waiting = dict(self.sent.held_back)
+        for record in batch:
+            self._records.popleft()
+            waiting.pop(str(record.sequence), None)
+        self._keep(
+            replace(
+                self.sent,
+                mlflow_run_id=self._destination.mlflow_run_id,
+                url=self._destination.url,
+                # What was held back has been counted.
+                delivered=max(self.sent.delivered, batch[-1].sequence + 1),
+                held_back={**waiting, **held_back},
+            )
+        )
+
     def _count_refused(self, reason: str) -> None:
         refused = dict(self.sent.refused)
         refused[reason] = refused.get(reason, 0) + 1
@@ -172,3 +221,23 @@ class Outbox:
     def _keep(self, sent: Sent) -> None:
         self.sent = sent
         write_sent(self._folder, sent)
+
+
+def _still_valid(path: Path, sequences: Set[int]) -> list[Record]:
+    """Read records again, without the tags that later ones have set or removed."""
+    found: list[Record] = []
+    for record in read_records(path, min(sequences)):
+        if record.kind == "tags":
+            found = [_without_tags(earlier, record.content["values"]) for earlier in found]
+        elif record.kind == "run":
+            found = [_without_tags(earlier, {ERROR_TAG}) for earlier in found]
+        if record.sequence in sequences:
+            found.append(record)
+    return found
+
+
+def _without_tags(record: Record, names: Container[str]) -> Record:
+    if record.kind != "tags":
+        return record
+    values = {name: text for name, text in record.content["values"].items() if name not in names}
+    return replace(record, content={"values": values})

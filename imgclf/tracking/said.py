@@ -1,4 +1,4 @@
-"""What a run's journal holds already, so that a resumed run does not say it again."""
+"""What a run's journal holds already, so that nothing is said again, now or by a resumed run."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -24,7 +24,7 @@ class Said:
         self._epochs: set[int] = set()
         self.samples = 0
         for record in records:
-            self._take(record)
+            self.take(record)
         # A run that is resumed has not failed yet, and may fail again.
         self._values["tags"].pop(ERROR_TAG, None)
 
@@ -46,7 +46,8 @@ class Said:
         """Tell whether these are the metrics of an epoch that was logged."""
         return _OF_AN_EPOCH in values and step in self._epochs
 
-    def _take(self, record: Record) -> None:
+    def take(self, record: Record) -> None:
+        """Add what was said just now."""
         content = record.content
         if record.kind in ("parameters", "tags"):
             self._values[record.kind] |= content["values"]

@@ -2,25 +2,31 @@
 
 To import mlflow and to open its store takes a core for many seconds, and Python runs one thread at
 a time: in a thread, all that would be taken from the preparation of the data and from training.
-The process reads the journal itself; it is only told that there is more. After a run it is kept for
-a while, for the next one.
+The process reads the journal itself; it is only told that there is more. Where it dies during a
+run, another one takes its place. After a run it is kept for a while, for the next one.
 """
 
 import atexit
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from imgclf.errors import ImgclfError
 from imgclf.own_process import can_start_python, how_it_ended, start_python
 
 _KEPT_SECONDS = 60.0
+# Between a death and the next start. What has ended one may end the next: after one more death in a
+# row nothing is started any more.
+_SECONDS_BEFORE_STARTS = (0.0, 2.0, 8.0, 30.0)
+# A process that lived for so long begins a new row.
+_LONG_LIFE_SECONDS = 600.0
 # Variables that programs set for themselves while they run; they say nothing to MLflow.
 _NOT_FOR_MLFLOW = ("CUDA", "PYTEST", "TORCH", "TRITON")
 
@@ -33,9 +39,10 @@ class Delivery:
         tracking_uri: the store; empty before mlflow was imported.
         mlflow_run_id, url: of the run, once it is known.
         is_open: whether MLflow has opened the run, again where it is resumed.
-        delivered: how many of the journal's records were dealt with.
+        delivered: how many of the journal's records were dealt with and are not held back.
         refusal: message and hint, where MLflow will not open the run; empty otherwise.
         problems: what will never be taken, in words.
+        held_back: what the server does not take while it takes others, in words.
         failing: why the record at hand has not been taken yet, while the server is away.
         ended: whether the run's last record was dealt with.
     """
@@ -47,6 +54,7 @@ class Delivery:
     delivered: int = 0
     refusal: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    held_back: tuple[str, ...] = ()
     failing: str = ""
     ended: bool = False
 
@@ -55,7 +63,7 @@ class Delivery:
         """Read what `to_json` wrote."""
         values: dict[str, Any] = json.loads(line)
         # JSON knows no tuples.
-        for name in ("refusal", "problems"):
+        for name in ("refusal", "problems", "held_back"):
             values[name] = tuple(values[name])
         return cls(**values)
 
@@ -67,7 +75,8 @@ class Delivery:
 class Sender:
     """A process of `imgclf.tracking.sender_process`; it begins to import mlflow at once.
 
-    It serves one run after the other, between `take_sender` and `finish`.
+    It serves one run after the other, between `take_sender` and `finish`. Where it has died
+    meanwhile, the next word of the run starts another one, a few times in a row.
 
     Raises:
         ImgclfError: no process can be started.
@@ -81,33 +90,70 @@ class Sender:
                 " carries Python inside itself.",
                 "Train with 'imgclf train' of an ordinary installation.",
             )
+        self._folder = Path()
+        self._was_open = False
+        self._failing_since: float | None = None
+        self._how_it_ended = ""
+        self._deaths = 0
+        self._may_start_at = 0.0
+        self._tried = threading.Event()
+        # Several threads speak for a run, and each may find the process dead.
+        self._starting = threading.Lock()
+        self.delivery = Delivery()
+        self._start()
+
+    def _start(self) -> None:
         module = "imgclf.tracking.sender_process"
         self._process = start_python(module, json.dumps(sys.argv), "for MLflow")
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)
-        self._folder = Path()
-        self._failing_since: float | None = None
-        self._how_it_ended = ""
-        self._tried = threading.Event()
-        self._listener = threading.Thread(target=self._listen, name="imgclf-sender", daemon=True)
-        self.delivery = Delivery()
+        self._listener = threading.Thread(
+            target=self._listen, args=[self._process], name="imgclf-sender", daemon=True
+        )
         self._listener.start()
 
     def begin(self, folder: Path) -> None:
         """Serve the run in a folder from now on; its journal has its first record."""
         self.delivery = replace(Delivery(), tracking_uri=self.delivery.tracking_uri)
+        self._was_open = False
+        self._deaths = 0
         self._tried.clear()
         self._folder = folder
         self.announce()
 
-    def announce(self, *, ended: bool = False) -> None:
-        """Say that the journal has more, or that it has ended; never wait."""
-        assert self._process.stdin is not None
-        line = json.dumps({"folder": str(self._folder), "ended": ended}).encode() + b"\n"
-        # Where the process is gone, `_listen` says so. Where it has stopped, the pipe may be full:
-        # what it finds there when it goes on makes it read all of the journal.
-        with suppress(BrokenPipeError, BlockingIOError):
-            os.write(self._process.stdin.fileno(), line)
+    def announce(self, *, ended: bool = False) -> bool:
+        """Say that the journal has more, or that it has ended; never wait.
+
+        Returns:
+            whether there is somebody to hear it, or will be.
+        """
+        with self._starting:
+            lives = self._listener.is_alive() or self._start_again()
+            assert self._process.stdin is not None
+            line = json.dumps({"folder": str(self._folder), "ended": ended}).encode() + b"\n"
+            # Where the process is gone, `_listen` says so. Where it has stopped, the pipe may be
+            # full: what it finds there when it goes on makes it read all of the journal.
+            with suppress(BrokenPipeError, BlockingIOError):
+                os.write(self._process.stdin.fileno(), line)
+        return lives
+
+    def _start_again(self) -> bool:
+        """Start another process when it is time; return whether one is there, or will be."""
+        if self.delivery.refusal or self._deaths > len(_SECONDS_BEFORE_STARTS):
+            return False
+        if time.monotonic() >= self._may_start_at:
+            self._close_input()
+            try:
+                self._start()
+            except ImgclfError as error:  # there is no memory for it, say
+                self._count_death(error.message)
+        return True
+
+    def _count_death(self, how: str) -> None:
+        self._how_it_ended = how
+        pauses = _SECONDS_BEFORE_STARTS
+        self._may_start_at = time.monotonic() + pauses[min(self._deaths, len(pauses) - 1)]
+        self._deaths += 1
 
     def wait_until_tried(self, seconds: float) -> None:
         """Wait, for so long at most, until MLflow has opened the run or failed to."""
@@ -124,10 +170,11 @@ class Sender:
             how far it came, and why not to the end; empty where it did.
         """
         start, reason, waits = time.monotonic(), "", True
-        self.announce(ended=True)
+        lives = self.announce(ended=True)
         try:
-            while waits and not (reason or self._is_through) and self._listener.is_alive():
-                self._listener.join(timeout=0.05)
+            while lives and waits and not (reason or self._is_through):
+                time.sleep(0.05)
+                lives = self._listener.is_alive() or self.announce(ended=True)
                 reason = self._why_hopeless(start, patience)
                 waits = time.monotonic() - start < seconds
         except BaseException:
@@ -137,11 +184,12 @@ class Sender:
         if delivery.ended:
             _keep(self, _KEPT_SECONDS)
             return delivery, ""
-        if waits:
-            self.stop()
-            return delivery, " ".join(delivery.refusal) or reason or self._how_it_ended
-        self._close_input()
         failing = f": {delivery.failing}" if delivery.failing else ""
+        if waits or not self._listener.is_alive():
+            self.stop()
+            reason = " ".join(delivery.refusal) or reason or self._how_it_ended + failing
+            return delivery, reason
+        self._close_input()
         return delivery, f"it takes longer than {seconds:.0f} seconds and goes on{failing}"
 
     @property
@@ -161,34 +209,41 @@ class Sender:
 
     def stop(self) -> None:
         """End the process at once."""
-        assert self._process.stdout is not None
         self._process.kill()
         self._close_input()
         self._listener.join()
-        self._process.stdout.close()
 
     def _close_input(self) -> None:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # of a record that nobody has read
             self._process.stdin.close()
 
-    def _listen(self) -> None:
-        """Follow the process until it ends."""
+    def _listen(self, process: "subprocess.Popen[bytes]") -> None:
+        """Follow a process until it ends."""
+        assert process.stdout is not None
+        started = time.monotonic()
         try:
-            self._follow()
+            with process.stdout:
+                self._follow(process.stdout)
         finally:
-            code = self._process.wait()
+            code = process.wait()
+            if time.monotonic() - started > _LONG_LIFE_SECONDS:
+                self._deaths = 0
             how = how_it_ended(code) if code else "ended too early"
-            self._how_it_ended = f"the process that sends to MLflow {how}"
+            self._count_death(f"the process that sends to MLflow {how}")
             self._failing_since = None
             self._tried.set()
 
-    def _follow(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+    def _follow(self, answers: IO[bytes]) -> None:
+        for line in answers:
             if not line.endswith(b"\n"):
                 return  # it was killed while it wrote
-            self.delivery = delivery = Delivery.from_json(line)
+            delivery = Delivery.from_json(line)
+            self._was_open = self._was_open or delivery.is_open
+            if delivery.refusal and self._was_open:
+                # Another process than the one that opened the run cannot work: the run goes on.
+                delivery = replace(self.delivery, failing=delivery.refusal[0])
+            self.delivery = delivery
             self._failing_since = (
                 self._failing_since or time.monotonic() if delivery.failing else None
             )

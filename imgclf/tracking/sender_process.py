@@ -6,7 +6,8 @@ ended; after a run's end, another may follow. Each line of standard output is a 
 run has nothing to send, the process sends what the runs beside it have left.
 
 When its input ends before the run has ended, the run's process was killed, and this one ends the
-run. It goes on until all is sent, or until the server does not answer for a while.
+run. It goes on until all is sent, or until the server does not answer for a while. A record that
+the server does not take, while it takes others, is held back and tried once more at the run's end.
 """
 
 import json
@@ -33,6 +34,8 @@ if TYPE_CHECKING:  # importing it loads mlflow
 _PATIENCE_SECONDS = 60.0
 # Between two tries while somebody waits for the run's end.
 _LONGEST_LAST_PAUSE_SECONDS = 2.0
+# Of one record, before it is held back where the server takes others.
+_TRIES = 6
 _NOTHING_LEFT = object()
 # A process that was killed gives its lock back a moment after its pipes.
 _DYING_SECONDS = 2.0
@@ -177,7 +180,7 @@ class _Sending:
         left_over = send_left_over(folder.parent, folder)
         try:
             while True:
-                if outbox.refill():
+                if outbox.refill() or (outbox.ended and outbox.retry_held_back()):
                     self._send_next(outbox, folder)
                 elif outbox.ended:
                     return True
@@ -199,16 +202,18 @@ class _Sending:
             return False
 
     def _send_next(self, outbox: "Outbox", folder: Path) -> None:
-        """Send a record or a batch, however often it has to be tried."""
+        """Send a record or a batch, however often it has to be tried, or hold it back."""
         from imgclf.tracking.destination import UnreachableError
 
-        waits = pauses()
-        while True:
+        tries = 1 if outbox.next_is_held_back else _TRIES
+        for number, seconds in enumerate(pauses(), start=1):
             try:
                 outbox.send_next()
                 break
             except UnreachableError as error:
-                self._wait(str(error), next(waits), folder)
+                if number >= tries and outbox.hold_back_next():
+                    break
+                self._wait(str(error), seconds, folder)
         self._taken_at = time.monotonic()
         self._tell_of(outbox)
 
@@ -228,8 +233,9 @@ class _Sending:
             mlflow_run_id=sent.mlflow_run_id,
             url=sent.url,
             is_open=outbox.is_open,
-            delivered=sent.delivered,
+            delivered=sent.num_taken,
             problems=sent.problems(),
+            held_back=sent.waiting(),
             failing="",
         )
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,8 @@ class Sent:
         mlflow_run_id, url: of the run in MLflow, once it is open.
         delivered: how many records were dealt with, from the journal's first on.
         refused: what the store will never take: kind and reason -> how many records.
+        held_back: what the store did not take while it took others: a record's sequence number, as
+            JSON has names -> kind and reason. It counts as dealt with, and is tried again.
     """
 
     tracking_uri: str = ""
@@ -28,13 +31,26 @@ class Sent:
     url: str | None = None
     delivered: int = 0
     refused: Mapping[str, int] = field(default_factory=dict)
+    held_back: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def num_taken(self) -> int:
+        """How many records were dealt with and are not held back."""
+        return self.delivered - len(self.held_back)
 
     def problems(self) -> tuple[str, ...]:
         """Return in words what the store will never take."""
-        return tuple(
-            reason if count == 1 else f"{reason} ({count} times)"
-            for reason, count in self.refused.items()
-        )
+        return _in_words(self.refused)
+
+    def waiting(self) -> tuple[str, ...]:
+        """Return in words what is held back."""
+        return _in_words(Counter(self.held_back.values()))
+
+
+def _in_words(counts: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(
+        reason if count == 1 else f"{reason} ({count} times)" for reason, count in counts.items()
+    )
 
 
 def read_sent(folder: Path) -> Sent:
@@ -56,10 +72,10 @@ def write_sent(folder: Path, sent: Sent) -> None:
 
 
 def has_unsent(folder: Path) -> bool:
-    """Tell whether a run's journal holds records that have not been sent.
+    """Tell whether a run's journal holds records that have not been sent, or are held back.
 
     Raises:
         ImgclfError: the journal cannot be read.
     """
-    last = last_record(folder / JOURNAL_FILE)
-    return last is not None and last.sequence >= read_sent(folder).delivered
+    last, sent = last_record(folder / JOURNAL_FILE), read_sent(folder)
+    return last is not None and (last.sequence >= sent.delivered or bool(sent.held_back))

@@ -53,7 +53,8 @@ def sync_runs(
 
     Args:
         folders: of the runs.
-        tries: how often a record is tried. A store that has not answered is not asked again.
+        tries: how often a record is tried; then it is held back where its store takes others. A
+            store that has not answered is not asked again.
         patience: seconds to wait for another process that is sending the same run.
     """
     silent: dict[str, str] = {}
@@ -94,13 +95,15 @@ def send_left_over(runs_dir: Path, own: Path) -> Generator[None, None, None]:
             if is_running(folder) or not has_unsent(folder):
                 continue
             with Outbox(folder) as outbox:
-                while outbox.refill():
-                    outbox.send_next()
+                while outbox.refill() or outbox.retry_held_back():
+                    try:
+                        outbox.send_next()
+                    except UnreachableError:
+                        if not outbox.hold_back_next():
+                            return
                     yield
         except (ImgclfError, BeingSentError, RefusedError):
             continue
-        except UnreachableError:
-            return
 
 
 def pauses() -> Iterator[float]:
@@ -131,7 +134,7 @@ def _send(result: SyncResult, silent: dict[str, str], tries: int, patience: floa
 
     try:
         with brief_requests(), Outbox(result.folder, patience) as outbox:
-            before = outbox.sent.delivered
+            before = outbox.sent.num_taken
             failing = silent.get(outbox.sent.tracking_uri, "")
             is_unreachable = bool(failing)
             if not failing:
@@ -140,7 +143,7 @@ def _send(result: SyncResult, silent: dict[str, str], tries: int, patience: floa
         return replace(result, failing=str(error))
     return replace(
         result,
-        records=outbox.sent.delivered - before,
+        records=outbox.sent.num_taken - before,
         sent=outbox.sent,
         failing=failing,
         is_unreachable=is_unreachable,
@@ -152,15 +155,17 @@ def _send_all(outbox: "Outbox", tries: int) -> tuple[str, bool]:
     from imgclf.tracking.destination import RefusedError, UnreachableError
 
     waits, failed = pauses(), 0
-    while outbox.refill():
+    while outbox.refill() or outbox.retry_held_back():
         try:
             outbox.send_next()
-            waits, failed = pauses(), 0
         except UnreachableError as error:
             failed += 1
-            if failed == tries:
+            if failed < tries:
+                time.sleep(next(waits))
+                continue
+            if not outbox.hold_back_next():
                 return f"the tracking server does not answer: {error}", True
-            time.sleep(next(waits))
         except RefusedError as error:
             return f"MLflow refused the run: {error}", False
-    return "", False
+        waits, failed = pauses(), 0
+    return "; ".join(outbox.sent.waiting()), False

@@ -13,22 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgclf.errors import ImgclfError
+from imgclf.errors import ImgclfError, printable
 from imgclf.tracking.identity import RunIdentity
-from imgclf.tracking.journal import (
-    FAILED,
-    FINISHED,
-    JOURNAL_FILE,
-    KILLED,
-    Journal,
-    read_records,
-)
+from imgclf.tracking.journal import JOURNAL_FILE, Journal, read_records
 from imgclf.tracking.running import hold_run
 from imgclf.tracking.said import Said
 from imgclf.tracking.sender import Delivery, take_sender
 from imgclf.tracking.system import SystemSampler
-
-__all__ = ["FAILED", "FINISHED", "KILLED", "Tracker"]
 
 # A busy machine needs that long to import mlflow and to set a database up. A server that refuses
 # the connection is not waited for, one that hangs no longer than this.
@@ -44,12 +35,13 @@ class Tracker:
 
     Whatever it is told is on the disk when the call returns. Where that fails, as on a full disk,
     the call raises `ImgclfError`; the samples of the machine then stop, and `finish` says so.
+    MLflow takes no text but UTF-8: values are kept as `printable`.
 
     Args:
         identity: who the run is and where it belongs.
         folder: the run's local folder; artifacts are named by their path in it.
-        resumed: whether the run goes on that the folder's journal holds. What this holds already
-            (parameters, tags, data, epochs) is then not said again; artifacts are.
+        resumed: whether the run goes on that the folder's journal holds. What it holds already
+            (parameters, tags, data, epochs) is not said again; artifacts are.
 
     Raises:
         ImgclfError: the run is in progress elsewhere, its journal cannot be read or written, or no
@@ -75,13 +67,14 @@ class Tracker:
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log the run's parameters."""
-        texts = {name: str(value) for name, value in values.items()}
+        texts = {name: printable(str(value)) for name, value in values.items()}
         if new := self._said.new_values("parameters", texts):
             self._say("parameters", values=new)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
-        if new := self._said.new_values("tags", values):
+        texts = {name: printable(value) for name, value in values.items()}
+        if new := self._said.new_values("tags", texts):
             self._say("tags", values=new)
 
     def dataset(
@@ -92,7 +85,7 @@ class Tracker:
             "name": name,
             "digest": digest,
             "context": context,
-            "source": source,
+            "source": printable(source),
             "profile": dict(profile),
         }
         if not self._said.has_dataset(content):
@@ -106,13 +99,14 @@ class Tracker:
         Args:
             values: of the step.
             step: the epoch.
-            summary: of the run as a whole. They go to step 0: MLflow's UI then compares runs by
-                bars instead of drawing a line through one point.
+            summary: of the run as a whole; those that changed are said. They go to step 0: MLflow's
+                UI then compares runs by bars instead of drawing a line through one point.
         """
         if self._said.has_epoch(values, step):
             return
         new = self._said.new_values("summary", summary or {})
-        self._say("metrics", values=dict(values), step=step, summary=new)
+        if values or new:
+            self._say("metrics", values=dict(values), step=step, summary=new)
 
     def artifact(self, path: str, artifact_folder: str = "") -> None:
         """Upload a file or folder of the run's folder.
@@ -160,7 +154,7 @@ class Tracker:
         problems = list(self._final.problems)
         if self._sampler.failure:
             problems.append(f"the machine was not sampled to the end: {self._sampler.failure}")
-        if reason:
+        if reason := reason or "; ".join(self._final.held_back):
             problems.append(f"{self._left} ({reason}); '{self._sync_command}' sends them")
         return problems
 
@@ -198,5 +192,5 @@ class Tracker:
 
     def _say(self, kind: str, **content: Any) -> None:
         with self._order:
-            self._journal.append(kind, **content)
+            self._said.take(self._journal.append(kind, **content))
         self._sender.announce()

@@ -15,6 +15,7 @@ class FaultyProxy:
     Attributes:
         address: where it listens.
         requests: the paths that were asked for.
+        poison: requests whose body holds it get a 500, and the server is not asked; empty: none.
         fault: called with the path of each request, in a thread of its own; it may take its time,
             and returns `PASS`, `ERROR` (500, and the server is not asked) or `LOSE_ANSWER` (the
             server does as asked, and nobody hears of it).
@@ -23,6 +24,7 @@ class FaultyProxy:
     def __init__(self, server: str) -> None:
         self._target = urlsplit(server).netloc
         self.requests: list[str] = []
+        self.poison = b""
         self.fault: Callable[[str], str] = lambda _: PASS
         proxy = self
 
@@ -50,7 +52,7 @@ class FaultyProxy:
         path = request.path
         self.requests.append(path)
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
-        fault = self.fault(path)
+        fault = ERROR if self.poison and self.poison in body else self.fault(path)
         if fault == ERROR:
             request.send_error(500)
             return

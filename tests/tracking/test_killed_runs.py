@@ -1,4 +1,4 @@
-"""Programs whose run goes to a real server are killed, and one whose disk is full ends."""
+"""Programs whose run goes to a real server are killed, their senders too; one's disk is full."""
 
 import os
 import signal
@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from imgclf.tracking.journal import FINISHED
 from imgclf.tracking.sent import read_sent
 from imgclf.tracking.sync import sync_runs
-from tracking_server import holds_all, runs_of, wait_until
+from tracking_server import holds_all, is_sent, runs_of, say_end, say_epoch, wait_until
 
 SPEAKS_AND_WAITS = """
 import sys
@@ -96,6 +97,31 @@ def test_a_killed_run_ends_as_killed(server, start_script, with_sender):
     run = holds_all(server.client(), folder)
     assert run.info.status == "KILLED"
     assert run.data.tags["imgclf.error"] == "the process was killed"
+
+
+def kill_sender() -> None:
+    """Kill the process that sends what this one says."""
+    (sender,) = [
+        child
+        for child in psutil.Process().children()
+        if "imgclf.tracking.sender_process" in child.cmdline()
+    ]
+    sender.kill()
+    wait_until(lambda: not is_alive(sender))
+
+
+def test_what_a_run_says_after_its_sender_was_killed_is_sent_by_another(server, begin):
+    """Between two epochs, and once more before the run's end."""
+    tracker, folder = begin(server.address)
+    say_epoch(tracker, 1)
+    kill_sender()
+    say_epoch(tracker, 2)
+    wait_until(lambda: is_sent(folder))
+    tracker.check()
+    kill_sender()
+    say_end(tracker, folder)
+    assert tracker.finish(FINISHED) == []
+    holds_all(server.client(), folder)
 
 
 @pytest.mark.slow

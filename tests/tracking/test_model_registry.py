@@ -107,3 +107,4 @@ def test_the_registered_model_answers_as_the_file(exported):
 
 def test_forbidden_characters_do_not_reach_the_registry():
     assert registered_name("my.photos/2024: a") == "imgclf-my-photos-2024- a"
+    assert registered_name("cats\\dogs") == "imgclf-cats-dogs"

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from faulty_proxy import ERROR, LOSE_ANSWER, PASS
+from imgclf.tracking.journal import FINISHED, KILLED
 from imgclf.tracking.sent import read_sent
 from imgclf.tracking.sync import sync_runs
-from imgclf.tracking.tracker import FINISHED, KILLED, Tracker
+from imgclf.tracking.tracker import Tracker
 from tracking_server import (
     TrackingServer,
     free_port,

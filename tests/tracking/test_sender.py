@@ -15,8 +15,9 @@ from mlflow import MlflowClient
 from imgclf.errors import ImgclfError
 from imgclf.tracking import sender
 from imgclf.tracking.identity import create_identity
+from imgclf.tracking.journal import FAILED, FINISHED, KILLED
 from imgclf.tracking.sender import Delivery
-from imgclf.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+from imgclf.tracking.tracker import Tracker
 
 STARTS_A_SENDER_AND_IS_KILLED = """
 import os, signal
@@ -140,21 +141,43 @@ def test_a_signal_to_all_processes_of_a_job_does_not_silence_the_run(workplace, 
     assert MlflowClient().get_run(tracker.mlflow_run_id or "").info.status == "KILLED"
 
 
-def test_a_process_that_was_killed_is_told_and_the_journal_is_whole(workplace, tmp_path):
-    identity = create_identity(tmp_path, "train", "", "killed sender")
+def begin_and_kill_the_sender(runs_dir: Path, experiment: str) -> Tracker:
+    """Begin a run; its sender is gone after it has opened it."""
+    identity = create_identity(runs_dir, "train", "", experiment)
     tracker = Tracker(identity, Path(identity.folder))
     tracker.wait_until_open()
     (process,) = senders()
     process.kill()
     while process.is_running():
         time.sleep(0.01)
+    return tracker
+
+
+def test_a_killed_process_that_there_is_no_time_to_replace_is_told(
+    workplace, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("imgclf.tracking.sender._SECONDS_BEFORE_STARTS", (600.0,))
+    tracker = begin_and_kill_the_sender(tmp_path, "killed sender")
     tracker.metrics({"train/loss": 0.25}, step=1)
-    (problem,) = tracker.finish(FINISHED)
+    (problem,) = tracker.finish(KILLED, seconds=1)
     assert "(the process that sends to MLflow was ended by SIGKILL)" in problem
     assert "imgclf sync" in problem
-    journal = (Path(identity.folder) / "journal.jsonl").read_text()
+    (folder,) = tmp_path.iterdir()
+    journal = (folder / "journal.jsonl").read_text()
     assert '"train/loss": 0.25' in journal
     assert journal.splitlines()[-1].count('"end"') == 1
+
+
+def test_a_replaced_process_that_cannot_work_does_not_end_the_run(workplace, tmp_path, monkeypatch):
+    monkeypatch.setattr("imgclf.tracking.sender._SECONDS_BEFORE_STARTS", (0.0,))
+    tracker = begin_and_kill_the_sender(tmp_path / "runs", "replaced sender")
+    (tmp_path / "mlflow.py").write_text("raise ImportError('half of it is missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    tracker.metrics({"train/loss": 0.25}, step=1)
+    (problem,) = tracker.finish(FINISHED)
+    tracker.check()
+    assert "(the process that sends to MLflow ended with 1: MLflow cannot be used" in problem
+    assert "half of it is missing" in problem
 
 
 def test_the_run_is_open_after_the_wait_and_names_its_program(workplace, tmp_path, monkeypatch):
@@ -196,12 +219,22 @@ def test_an_installation_of_mlflow_that_is_broken_is_told(tmp_path, monkeypatch)
     assert "SIG" not in problem
 
 
-def test_a_sender_that_ends_without_a_word_has_not_sent_the_run(workplace, tmp_path, monkeypatch):
+def test_a_sender_that_ends_at_once_each_time_is_given_up_and_told(
+    workplace, tmp_path, monkeypatch
+):
     """A program may end a process in ways that leave no code."""
-    ends = "import sys\nsys.stdin.readline()\n"
-    started = subprocess.Popen([sys.executable, "-c", ends], stdin=-1, stdout=-1)
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: started)
+    monkeypatch.setattr("imgclf.tracking.sender._SECONDS_BEFORE_STARTS", (0.0, 0.1))
+    command = [sys.executable, "-c", "import sys\nsys.stdin.readline()\n"]
+    popen, starts = subprocess.Popen, []
+
+    def start(*_: object, **__: object) -> "subprocess.Popen[bytes]":
+        starts.append(popen(command, stdin=-1, stdout=-1))
+        return starts[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
     identity = create_identity(tmp_path, "train", "", "")
     tracker = Tracker(identity, Path(identity.folder))
     (problem,) = tracker.finish(FINISHED)
     assert "(the process that sends to MLflow ended too early)" in problem
+    assert "imgclf sync" in problem
+    assert [process.returncode for process in starts] == [0, 0, 0]

@@ -19,11 +19,11 @@ from imgclf.tracking.identity import (
     find_run_folder,
     read_identity,
 )
-from imgclf.tracking.journal import JOURNAL_FILE, Journal, read_records
+from imgclf.tracking.journal import FAILED, FINISHED, JOURNAL_FILE, KILLED, Journal, read_records
 from imgclf.tracking.running import hold_run
 from imgclf.tracking.sent import read_sent
 from imgclf.tracking.sync import pauses
-from imgclf.tracking.tracker import FAILED, FINISHED, KILLED, Tracker
+from imgclf.tracking.tracker import Tracker
 from tracking_server import holds_all, say_beginning, say_end, say_epoch
 
 
@@ -250,6 +250,23 @@ def test_a_resumed_run_goes_on_in_mlflow_and_says_nothing_twice(runs_dir):
     run = client.get_run(killed.info.run_id)
     assert (run.info.status, run.info.end_time) == ("FINISHED", records[-1].time_ms)
     assert [point.step for point in client.get_metric_history(run.info.run_id, "lr")] == [1, 2, 3]
+
+
+def test_figures_of_the_whole_run_are_said_when_they_change_resumed_or_not(runs_dir):
+    histories = []
+    for is_resumed in (False, True):
+        identity, folder, tracker = begin(runs_dir)
+        for epoch, accuracy in ((2, 0.5), (3, 0.5), (4, 0.7), (5, 0.5)):
+            if epoch == 3 and is_resumed:
+                assert tracker.finish(KILLED) == []
+                tracker = Tracker(identity, folder, resumed=True)
+            tracker.metrics({"train/loss": 0.1}, epoch, {"best/val_accuracy": accuracy})
+        tracker.metrics({}, 0, {"best/val_accuracy": 0.5})
+        assert tracker.finish(FINISHED) == []
+        run = holds_all(MlflowClient(), folder)
+        history = MlflowClient().get_metric_history(run.info.run_id, "best/val_accuracy")
+        histories.append([point.value for point in sorted(history, key=lambda p: p.timestamp)])
+    assert histories == [[0.0, 0.5, 0.7, 0.5]] * 2
 
 
 def test_a_run_resumed_before_it_was_sent_sends_what_came_first_and_fails_honestly(runs_dir):

@@ -13,9 +13,9 @@ from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.tracking.destination import Destination
 from imgclf.tracking.identity import create_identity
-from imgclf.tracking.journal import JOURNAL_FILE, Journal
+from imgclf.tracking.journal import FAILED, FINISHED, JOURNAL_FILE, Journal
 from imgclf.tracking.runs import list_runs
-from imgclf.tracking.tracker import FAILED, FINISHED, Tracker
+from imgclf.tracking.tracker import Tracker
 from small_disk import files_up_to
 from tracking_server import free_port
 

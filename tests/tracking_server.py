@@ -30,33 +30,43 @@ def free_port() -> int:
 
 
 class TrackingServer:
-    """``mlflow server`` with a database and an artifact store in a folder, always on one port."""
+    """``mlflow server`` with a database and an artifact store in a folder, always on one port.
 
-    def __init__(self, folder: Path) -> None:
+    It shows another database where it is given one, as ``mlflow ui`` does.
+    """
+
+    def __init__(self, folder: Path, tracking_uri: str = "") -> None:
         self._folder = folder
+        self._tracking_uri = tracking_uri or f"sqlite:///{folder}/server.db"
+        self.log = folder / "server.log"
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.address = f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
+        self.start_soon()
+        wait_until(self._answers)
+
+    def start_soon(self) -> None:
+        """Start it without waiting for its first answer."""
         environment = {key: value for key, value in os.environ.items() if "MLFLOW" not in key}
         # Its jobs would start seven more processes, and tracking needs none of them.
         environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
         folder = self._folder
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
-                *("--workers", "1", "--port", str(self._port)),
-                *("--backend-store-uri", f"sqlite:///{folder}/server.db"),
-                *("--artifacts-destination", str(folder / "artifacts")),
-            ],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        wait_until(self._answers)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
+                    *("--workers", "1", "--port", str(self._port)),
+                    *("--backend-store-uri", self._tracking_uri),
+                    *("--artifacts-destination", str(folder / "artifacts")),
+                ],
+                cwd=folder,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
