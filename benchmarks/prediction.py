@@ -6,9 +6,10 @@ Cost:  about three minutes on two CPU cores.
 "One image": a process of `imgclf predict MODEL IMAGE` over a process of Python that imports
 onnxruntime, NumPy and Pillow, opens a session, decodes the image and runs it; on the reference
 export. "Batches": `Predictor.run`, and the predictor called with an array, over
-`InferenceSession.run` on the same batches of 32, in one and the same session; each round takes
-about --seconds. The ways take turns, every second round backwards, and a ratio is of two times in
-one round.
+`InferenceSession.run` on the same batches of 32, in a session of onnxruntime's own settings; each
+round takes about --seconds. "Its session" is the predictor's session alone: two sessions of one
+file differ by their settings, and by where their memory happens to lie. The ways take turns, every
+second round backwards, and a ratio is of two times in one round.
 """
 
 import math
@@ -57,7 +58,7 @@ def main(processes: int, rounds: int, seconds: float) -> None:
     for served in SERVED:
         batches, found = _batches(served, rounds, seconds)
         rate = f"{32 * batches / np.median(found['bare']):,.0f} images/s"
-        for way in ("Predictor.run", "Predictor of an array"):
+        for way in list(found)[1:]:
             _print(f"{way}, {served.network} at {served.size}x{served.size}", found, way, rate)
     print(
         f"\nMedian (lowest to highest) of {processes} processes, of {rounds} rounds; {machine()},"
@@ -71,8 +72,8 @@ def _batches(served: Served, rounds: int, seconds: float) -> tuple[int, dict[str
         path = Path(folder) / "model.onnx"
         write_model(served, path)
         predictor = Predictor(path)
-    # The predictor's own: two sessions of one file differ by where their memory happens to lie.
-    session, batch = predictor._session, inputs(32, served)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    own, batch = predictor._session, inputs(32, served)
 
     def bare() -> None:
         session.run(None, {"image": batch})
@@ -84,6 +85,7 @@ def _batches(served: Served, rounds: int, seconds: float) -> tuple[int, dict[str
     number = math.ceil(seconds / ((time.perf_counter() - start) / 3))
     ways = {
         "bare": lambda: [bare() for _ in range(number)],
+        "its session": lambda: [own.run(None, {"image": batch}) for _ in range(number)],
         "Predictor.run": lambda: [predictor.run(batch) for _ in range(number)],
         "Predictor of an array": lambda: [predictor(batch) for _ in range(number)],
     }

@@ -58,7 +58,7 @@ class Group(click.Group):
                 raise
             print_error(
                 f"This command needs '{error.name}', which is not installed.",
-                f"Install it with: pip install 'imgclf[{extra}]'",
+                f"In imgclf's repository: pip install '.[{extra}]'",
             )
             ctx.exit(1)
 

@@ -115,7 +115,7 @@ def _told_as_bad_image(max_pixels: int) -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise UnknownFormatError(
-            "not an image, or damaged at its start (JPEG, PNG, WebP, BMP, GIF, TIFF are read)"
+            "not an image, or damaged at its start (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM are read)"
         ) from error
     except Image.DecompressionBombError as error:
         raise TooManyPixelsError(f"too many pixels; the limit is {max_pixels:,}") from error

@@ -1,5 +1,7 @@
 """The command that serves a model."""
 
+import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,28 @@ from imgclf.model_commands import device_option, model_file
 from imgclf.serving.settings import ServerSettings
 
 Decorator: TypeAlias = "Callable[[Callable[..., Any]], Callable[..., Any]]"
+
+
+class _Seconds(click.FloatRange):
+    """A length of time; unlike click's own, no nan."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number.", param, ctx)
+        return seconds
+
+
+def _checked_origins(_: Any, param: click.Parameter, origins: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what browsers can send as their page's origin; nothing else would ever match."""
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s@A-Z]+", origin):
+            raise click.BadParameter(
+                f"{origin!r} is no origin; write it like https://pages.example:8443, in lower"
+                " case and with nothing behind.",
+                param=param,
+            )
+    return origins
 
 
 def _setting(name: str, type: click.ParamType, help: str) -> Decorator:
@@ -65,7 +89,7 @@ def _setting(name: str, type: click.ParamType, help: str) -> Decorator:
     click.IntRange(1),
     "Most images that wait, decoded or not, or are answered; past it a request gets 429.",
 )
-@_setting("timeout", click.FloatRange(0.1, 86_400), "Seconds that a request may take.")
+@_setting("timeout", _Seconds(0.1, 86_400), "Seconds that a request may take.")
 @click.option(
     "--api-key-file",
     default=ServerSettings.api_key_file,
@@ -78,7 +102,8 @@ def _setting(name: str, type: click.ParamType, help: str) -> Decorator:
     default=ServerSettings.cors_origins,
     multiple=True,
     metavar="ORIGIN",
-    help="Web pages from there may call; may be repeated.",
+    callback=_checked_origins,
+    help="Web pages from there may call, such as https://pages.example; may be repeated.",
 )
 @device_option
 @click.option(

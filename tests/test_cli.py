@@ -180,7 +180,7 @@ def test_missing_extra_is_named_with_the_command_that_installs_it(
     error, hint = result.stderr.splitlines()
     assert error.startswith(f"Error: This command needs '{module}")
     assert error.endswith("', which is not installed.")
-    assert hint == "Install it with: pip install 'imgclf[train]'"
+    assert hint == "In imgclf's repository: pip install '.[train]'"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_missing_part_of_the_server_is_named_with_what_installs_it(module: str):
     assert result.returncode == 1
     error, hint = result.stderr.splitlines()
     assert error == f"Error: This command needs '{module}', which is not installed."
-    assert hint == "Install it with: pip install 'imgclf[serve]'"
+    assert hint == "In imgclf's repository: pip install '.[serve]'"
 
 
 def test_broken_installation_is_not_hidden_behind_an_extra():

@@ -13,6 +13,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
@@ -21,10 +22,10 @@ from imgclf.errors import ImgclfError
 from imgclf.serving.connections import check_place
 from imgclf.serving.deadline import Deadline
 from imgclf.serving.engine import Engine
-from imgclf.serving.errors import RequestError
+from imgclf.serving.errors import RequestError, refusals
 from imgclf.serving.gate import Gate
 from imgclf.serving.images import images_router
-from imgclf.serving.keys import KeyCheck, key_check, read_keys
+from imgclf.serving.keys import key_check, read_keys
 from imgclf.serving.loading import model_in_service
 from imgclf.serving.measured import Measures, log
 from imgclf.serving.protocol import HEADER_LENGTH
@@ -48,7 +49,7 @@ def create_app(settings: ServerSettings, give_up: Callable[[str], None]) -> Gate
         Path(settings.model), settings.name, settings.session_threads, settings.device
     )
     engine = Engine(settings, served, measures)
-    check_key = key_check(read_keys(settings.api_key_file) if settings.api_key_file else [])
+    key_guards = _key_guards(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -69,10 +70,11 @@ def create_app(settings: ServerSettings, give_up: Callable[[str], None]) -> Gate
     )
     # Who watches over the server must learn that it lives, however many others ask.
     app.include_router(health_router(engine))
-    guards = [Depends(check_place), Depends(check_key)]
-    app.include_router(v2_router(engine), dependencies=guards)
-    app.include_router(images_router(engine), dependencies=guards)
-    _add_pages(app, engine, measures, check_key)
+    guards = [Depends(check_place), *key_guards]
+    keyless = refusals(401) if key_guards else {}
+    app.include_router(v2_router(engine), dependencies=guards, responses=keyless)
+    app.include_router(images_router(engine), dependencies=guards, responses=keyless)
+    _add_pages(app, engine, measures, key_guards)
     _add_errors(app)
     answering: ASGIApp = Deadline(app, settings.timeout)
     if settings.cors_origins:
@@ -87,15 +89,25 @@ def create_app(settings: ServerSettings, give_up: Callable[[str], None]) -> Gate
     return Gate(answering, measures)
 
 
-def _add_pages(app: FastAPI, engine: Engine, measures: Measures, check_key: KeyCheck) -> None:
+def _key_guards(settings: ServerSettings) -> list[Any]:
+    """Return the dependencies of routes that ask for a key, where there is a file of keys."""
+    if not settings.api_key_file:
+        return []
+    # The first one only describes it: its own errors are not worded as ours.
+    described = HTTPBearer(auto_error=False, description="One of the keys of --api-key-file.")
+    return [Depends(described), Depends(key_check(read_keys(settings.api_key_file)))]
+
+
+def _add_pages(app: FastAPI, engine: Engine, measures: Measures, key_guards: list[Any]) -> None:
     page = (files("imgclf.serving") / "page.html").read_text(encoding="utf-8")
     policy = _content_security_policy(page)
+    described = refusals(503, *([401] if key_guards else []))
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def index() -> HTMLResponse:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
-    @app.get("/model", tags=["images"], dependencies=[Depends(check_key)])
+    @app.get("/model", tags=["images"], dependencies=key_guards, responses=described)
     async def model() -> dict[str, Any]:
         """Tell what the model is, where it comes from, and how it was proved."""
         loaded = engine.model()
@@ -118,7 +130,7 @@ def _add_pages(app: FastAPI, engine: Engine, measures: Measures, check_key: KeyC
             "providers": list(loaded.predictor.providers),
         }
 
-    @app.get("/metrics", include_in_schema=False, dependencies=[Depends(check_key)])
+    @app.get("/metrics", include_in_schema=False, dependencies=key_guards)
     async def metrics() -> Response:
         return Response(measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 

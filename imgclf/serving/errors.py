@@ -1,5 +1,10 @@
 """What is wrong with a request, for whoever has sent it."""
 
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel
+
 
 class RequestError(Exception):
     """A request that cannot be answered.
@@ -15,3 +20,16 @@ class RequestError(Exception):
         self.status = status
         self.message = message
         self.retry_after = retry_after
+
+
+class Refusal(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: str
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return how the description of a route names the statuses that it may refuse by."""
+    return {
+        status: {"model": Refusal, "description": HTTPStatus(status).phrase} for status in statuses
+    }

@@ -17,7 +17,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from imgclf.card import Preprocessing
 from imgclf.model_file import INPUT, OUTPUTS
 from imgclf.serving.engine import Engine, Unread
-from imgclf.serving.errors import RequestError
+from imgclf.serving.errors import RequestError, refusals
 from imgclf.serving.json_pixels import as_pixels, max_json_bytes, read_json
 from imgclf.serving.protocol import check_number
 from imgclf.serving.served_model import LoadedModel
@@ -62,7 +62,7 @@ _TENSOR = {
 
 def images_router(engine: Engine) -> APIRouter:
     """Return the routes that take images and answer labels."""
-    router = APIRouter(tags=["images"])
+    router = APIRouter(tags=["images"], responses=refusals(400, 413, 415, 422, 429, 503))
     settings = engine.settings
 
     @router.post("/predict", openapi_extra=_UPLOAD)
@@ -154,7 +154,10 @@ async def _read_form(headers: Headers, body: bytes, most: int) -> list[tuple[str
             await asyncio.sleep(0)
 
     try:
-        form = await MultiPartParser(headers, pieces(), max_files=most, max_fields=most).parse()
+        parser = MultiPartParser(headers, pieces(), max_files=most, max_fields=most)
+        # It is in memory already: no file of it goes to the disk, which may be full or read-only.
+        parser.spool_max_size = len(body) + 1
+        form = await parser.parse()
     # UnicodeError: the client has named an encoding that there is, and that reads nothing.
     except (MultiPartException, FormParserError, UnicodeError) as error:
         reason = str(getattr(error, "message", error))

@@ -11,7 +11,7 @@ from imgclf import __version__
 from imgclf.model_file import INPUT, OUTPUTS
 from imgclf.serving.body import compress
 from imgclf.serving.engine import Engine, Unread
-from imgclf.serving.errors import RequestError
+from imgclf.serving.errors import RequestError, refusals
 from imgclf.serving.json_pixels import max_json_bytes
 from imgclf.serving.protocol import (
     EXTENSIONS,
@@ -80,16 +80,38 @@ _BODY = {
 }
 
 
+_TENSORS = {"schema": {"type": "string", "format": "binary"}}
+_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Tensors: as JSON, or behind a head of JSON as they are.",
+        "content": {
+            "application/json": {"schema": {"type": "object", "required": ["outputs"]}},
+            "application/octet-stream": _TENSORS,
+        },
+        "headers": {
+            HEADER_LENGTH: {
+                "description": "Bytes of the head of JSON, before binary tensors.",
+                "schema": {"type": "integer"},
+            }
+        },
+    },
+    **refusals(400, 413, 415, 422, 429),
+}
+
+
 def health_router(engine: Engine) -> APIRouter:
     """Return the routes that tell whether the server lives and can answer."""
-    router = APIRouter(prefix="/v2", tags=["health"])
+    router = APIRouter(tags=["health"])
 
-    @router.get("/health/live")
+    @router.get("/v2/health/live")
     async def live() -> dict[str, bool]:
         """Tell that the server runs."""
         return {"live": True}
 
-    @router.get("/health/ready")
+    # mlflow's server is asked at the last two.
+    @router.get("/v2/health/ready", responses=refusals(503))
+    @router.get("/ping", include_in_schema=False)
+    @router.get("/health", include_in_schema=False)
     async def ready() -> dict[str, bool]:
         """Tell whether the model has answered its golden inputs on this machine."""
         engine.model()
@@ -100,7 +122,9 @@ def health_router(engine: Engine) -> APIRouter:
 
 def v2_router(engine: Engine) -> APIRouter:
     """Return the routes about the model, and inference."""
-    router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
+    router = APIRouter(
+        prefix="/v2", tags=["Open Inference Protocol v2"], responses=refusals(404, 422, 503)
+    )
 
     @router.get("")
     async def server() -> dict[str, Any]:
@@ -156,12 +180,12 @@ def v2_router(engine: Engine) -> APIRouter:
         _find(engine, name, version)
         return {"name": name, "ready": True}
 
-    @router.post("/models/{name}/infer", openapi_extra=_BODY)
+    @router.post("/models/{name}/infer", openapi_extra=_BODY, responses=_ANSWER)
     async def infer(request: Request, name: str) -> Response:
         """Answer pixels, or whole image files."""
         return await respond(request, name, "")
 
-    @router.post("/models/{name}/versions/{version}/infer", openapi_extra=_BODY)
+    @router.post("/models/{name}/versions/{version}/infer", openapi_extra=_BODY, responses=_ANSWER)
     async def infer_version(request: Request, name: str, version: str) -> Response:
         """Answer pixels, or whole image files."""
         return await respond(request, name, version)

@@ -79,6 +79,17 @@ def test_the_client_of_triton_can_give_a_key(guarded: Server):
         assert result.as_numpy("logits").shape == (1, 10)
 
 
+def test_the_description_says_where_a_key_is_asked_for(guarded: Server, server: Server):
+    described = guarded.get("/openapi.json").json()
+    (scheme,) = described["components"]["securitySchemes"].values()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    for path, route in described["paths"].items():
+        for operation in route.values():
+            assert ("security" in operation) == ("/health/" not in path), path
+            assert ("401" in operation["responses"]) == ("/health/" not in path), path
+    assert "securitySchemes" not in server.get("/openapi.json").json()["components"]
+
+
 @pytest.mark.parametrize("path", ["/", "/v2/health/live", "/v2/health/ready"])
 def test_page_and_health_are_open(guarded: Server, path: str):
     assert guarded.get(path).status_code == 200

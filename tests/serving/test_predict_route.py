@@ -3,10 +3,12 @@
 import gzip
 import http.client
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import requests
 
@@ -241,6 +243,20 @@ def test_a_form_with_more_images_than_a_batch_is_answered_in_order(
         assert found["imgclf_batch_images_sum",] == len(files) == 11
         assert found["imgclf_batch_images_count",] == 4
         assert found["imgclf_batch_images_bucket", "4.0"] == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the files of another process")
+def test_a_form_needs_no_disk(reference: Predictor):
+    """However large: nothing can be written to a file while it is read."""
+    large = encode(np.random.default_rng(0).integers(0, 256, (1500, 1500), np.uint8), "PNG")
+    assert len(large) > 2 * 2**20
+    with Server(REFERENCE) as server:
+        psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_FSIZE, (0, 0))
+        response = server.post("/predict", files=form(("large.png", large)))
+        assert response.status_code == 200, response.text
+        (entry,) = response.json()["predictions"]
+        (expected,) = reference([large])
+        check(entry, expected)
 
 
 def test_too_many_waiting_images_are_refused_for_a_while(files: list[bytes]):

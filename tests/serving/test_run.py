@@ -138,6 +138,24 @@ def test_a_name_that_is_no_part_of_an_address_is_refused(refused_serve: Callable
     assert "--name 'a/b'" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--timeout", "nan"),
+        ("--cors-origin", "https://pages.example/"),
+        ("--cors-origin", "pages.example"),
+        ("--cors-origin", "https://Pages.example"),
+        ("--cors-origin", ""),
+    ],
+)
+def test_options_that_could_never_work_are_refused(
+    refused_serve: Callable[..., Result], option: str, value: str
+):
+    result = refused_serve(option, value, "--port", "0")
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}'" in result.stderr
+
+
 def test_answers_are_sent_at_once():
     """With Nagle's algorithm each request of a kept connection would wait 40 ms."""
 

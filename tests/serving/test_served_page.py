@@ -18,7 +18,8 @@ from server_process import EXAMPLE, REFERENCE, Server
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
 
@@ -39,9 +40,9 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, server: Server) -> Iterator[Any]:
+def opened(browser: Any, server: Server, **device: Any) -> Iterator[Any]:
     """Open the page; what it asks of others, or complains of, fails the test."""
-    context = browser.new_context(viewport={"width": 1100, "height": 800})
+    context = browser.new_context(**({"viewport": {"width": 1100, "height": 800}} | device))
     page = context.new_page()
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -187,6 +188,30 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(page: Any):
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
     for button in page.locator("button:visible").all():
         assert button.bounding_box()["height"] >= 44
+
+
+def test_a_finger_draws_and_the_page_stays_where_it_is(browser: Any, server: Server):
+    phone = {"width": 390, "height": 500}
+    with opened(browser, server, viewport=phone, has_touch=True, is_mobile=True) as page:
+        page.locator("#canvas").scroll_into_view_if_needed()
+        before = page.evaluate("scrollY")
+        box = page.locator("#canvas").bounding_box()
+        fingers = page.context.new_cdp_session(page)
+
+        def touch(kind: str, *points: tuple[float, float]) -> None:
+            at = [
+                {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}
+                for x, y in points
+            ]
+            fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+
+        touch("touchStart", (0.5, 0.15))
+        for step in range(1, 15):
+            touch("touchMove", (0.5, 0.15 + 0.05 * step))
+        touch("touchEnd")
+        assert page.evaluate("scrollY") == before
+        page.locator("#ask").tap()
+        assert answer_of(page) == "1"
 
 
 def test_an_image_larger_than_the_page_fits(page: Any):
