@@ -1,5 +1,6 @@
 """The process that brings records to MLflow: what becomes of it when something ends."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -222,6 +223,21 @@ def test_an_installation_of_mlflow_that_is_broken_is_told(tmp_path, monkeypatch)
     (problem,) = tracker.finish(FAILED)
     assert "half of it is missing" in problem
     assert "SIG" not in problem
+
+
+@pytest.mark.faults
+def test_where_no_process_can_be_started_any_more_the_run_goes_on(workplace, tmp_path, monkeypatch):
+    monkeypatch.setattr("imgclf.tracking.sender._SECONDS_BEFORE_STARTS", (0.0, 0.1))
+    tracker = begin_and_kill_the_sender(tmp_path, "no memory")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    tracker.metrics({"train/loss": 0.25}, step=1)
+    tracker.check()
+    (problem,) = tracker.finish(FINISHED)
+    assert "(Cannot start a process for MLflow: Cannot allocate memory.)" in problem
 
 
 @pytest.mark.faults
