@@ -20,6 +20,7 @@ from imgclf.tracking.identity import (
     read_identity,
 )
 from imgclf.tracking.journal import FAILED, FINISHED, JOURNAL_FILE, KILLED, Journal, read_records
+from imgclf.tracking.outbox import Outbox
 from imgclf.tracking.running import hold_run
 from imgclf.tracking.sent import read_sent
 from imgclf.tracking.sync import pauses
@@ -103,6 +104,19 @@ def test_sending_all_again_makes_nothing_twice(runs_dir):
     again = imgclf("sync", "--runs-dir", runs_dir)
     assert "sent 5 records" in again.output
     holds_all(MlflowClient(), folder)
+
+
+def test_an_end_that_another_process_has_sent_is_known_until_the_run_is_resumed(runs_dir):
+    """A sender that is killed right after the end is replaced by one that has nothing to send."""
+    folder = write_run(runs_dir, ended=True)
+    assert imgclf("sync", "--runs-dir", runs_dir).exit_code == 0
+    with Outbox(folder) as outbox:
+        assert (outbox.refill(), outbox.ended) == (0, True)
+    journal = Journal.resume(folder / JOURNAL_FILE)
+    journal.append("run", identity={}, source="train.py", resumed=True)
+    journal.close()
+    with Outbox(folder) as outbox:
+        assert (outbox.refill(), outbox.ended) == (1, False)
 
 
 def test_a_run_goes_to_its_own_store_whatever_the_shell_says(runs_dir, tmp_path, monkeypatch):
