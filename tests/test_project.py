@@ -145,6 +145,7 @@ def stopped(folder: Path, number: signal.Signals, until: str, *options: str) -> 
     return said, process.wait(timeout=60)
 
 
+@pytest.mark.faults
 def test_a_stopped_training_is_recorded_as_killed_and_goes_on_where_it_was(tmp_path):
     said, exit_code = stopped(tmp_path, signal.SIGINT, "2/10000", "--epochs", "10000")
     assert exit_code == 130
@@ -173,6 +174,7 @@ def test_a_stopped_training_is_recorded_as_killed_and_goes_on_where_it_was(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_a_run_goes_on_through_the_runner_in_its_own_run_alone(checkout):
     """Ctrl-C reaches the runner and the trainer; the runner passes it on once more."""
     process = subprocess.Popen(

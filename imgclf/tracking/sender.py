@@ -142,9 +142,10 @@ class Sender:
         if self.delivery.refusal or self._deaths > len(_SECONDS_BEFORE_STARTS):
             return False
         if time.monotonic() >= self._may_start_at:
-            self._close_input()
+            dead = self._process.stdin
             try:
                 self._start()
+                _close(dead)
             except ImgclfError as error:  # there is no memory for it, say
                 self._count_death(error.message)
         return True
@@ -178,7 +179,7 @@ class Sender:
                 reason = self._why_hopeless(start, patience)
                 waits = time.monotonic() - start < seconds
         except BaseException:
-            self._close_input()  # it sends what it has, and ends
+            _close(self._process.stdin)  # it sends what it has, and ends
             raise
         delivery = self.delivery
         if delivery.ended:
@@ -189,7 +190,7 @@ class Sender:
             self.stop()
             reason = " ".join(delivery.refusal) or reason or self._how_it_ended + failing
             return delivery, reason
-        self._close_input()
+        _close(self._process.stdin)
         return delivery, f"it takes longer than {seconds:.0f} seconds and goes on{failing}"
 
     @property
@@ -210,13 +211,8 @@ class Sender:
     def stop(self) -> None:
         """End the process at once."""
         self._process.kill()
-        self._close_input()
+        _close(self._process.stdin)
         self._listener.join()
-
-    def _close_input(self) -> None:
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # of a record that nobody has read
-            self._process.stdin.close()
 
     def _listen(self, process: "subprocess.Popen[bytes]") -> None:
         """Follow a process until it ends."""
@@ -250,6 +246,12 @@ class Sender:
             tried = delivery.is_open or delivery.refusal or delivery.failing
             if tried and not delivery.ended:
                 self._tried.set()
+
+
+def _close(stdin: IO[bytes] | None) -> None:
+    assert stdin is not None
+    with suppress(BrokenPipeError):  # of a record that nobody has read
+        stdin.close()
 
 
 def _surroundings() -> tuple[Any, ...]:

@@ -81,8 +81,9 @@ def end_dead_runs(runs_dir: Path) -> list[SyncResult]:
 def send_left_over(runs_dir: Path, own: Path) -> Generator[None, None, None]:
     """Do the same for all runs but one, and send what they have left; each record is tried once.
 
-    It yields after each record, so that the caller can do first what is more urgent, and ends where
-    a store does not answer: each further try would keep the caller waiting.
+    What a store does not take while it takes others is held back. It yields after each record, so
+    that the caller can do first what is more urgent, and ends where a store does not answer: each
+    further try would keep the caller waiting.
     """
     from imgclf.tracking.destination import RefusedError, UnreachableError
     from imgclf.tracking.outbox import BeingSentError, Outbox

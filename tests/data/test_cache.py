@@ -175,6 +175,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.faults
 def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(many, tmp_path):
     cache = tmp_path / "cache"
     process = start(many, cache)
@@ -202,6 +203,7 @@ def test_two_processes_may_build_the_same_entry_at_once(many, tmp_path):
     assert sums == {f"1500 {stored.pixels.sum()}"}
 
 
+@pytest.mark.faults
 def test_a_full_disk_is_an_error_that_says_how_much_is_needed(many, tmp_path):
     """A limit on the size of files stands for the end of the disk."""
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"

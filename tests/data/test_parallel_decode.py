@@ -98,6 +98,7 @@ def test_processes_and_threads_give_what_prediction_reads(
         np.testing.assert_array_equal(image, to_array(path, rule))
 
 
+@pytest.mark.faults
 def test_a_process_that_is_killed_is_an_error_that_says_so(files, two_processes):
     batches = decode_files(files * 20, RULE)
     next(batches)

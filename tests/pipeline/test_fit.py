@@ -12,6 +12,7 @@ from imgclf.errors import ImgclfError
 from imgclf.training.checkpoint import newest_checkpoint
 
 
+@pytest.mark.faults
 def test_diverging_training_names_its_images_and_keeps_the_checkpoint_before(
     digit_files: Path, tmp_path: Path
 ) -> None:
@@ -50,6 +51,7 @@ def test_diverging_training_names_its_images_and_keeps_the_checkpoint_before(
         assert all(tensor.isfinite().all() for tensor in weights if tensor.is_floating_point())
 
 
+@pytest.mark.faults
 def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

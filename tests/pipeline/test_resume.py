@@ -17,6 +17,8 @@ from imgclf.tracking.journal import FINISHED, JOURNAL_FILE, last_record, read_re
 from imgclf.tracking.sent import read_sent
 from imgclf.tracking.sync import sync_runs
 
+pytestmark = pytest.mark.faults
+
 VALUES = {
     "epochs": 4,
     "batch_size": 50,

@@ -14,6 +14,8 @@ from imgclf.tracking.sent import read_sent
 from imgclf.tracking.sync import send_left_over, sync_runs
 from tracking_server import holds_all, is_sent, num_records, runs_of, say_end, say_epoch
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture
 def journal(tmp_path, proxy, monkeypatch) -> Iterator[tuple[Journal, Path]]:

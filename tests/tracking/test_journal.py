@@ -56,6 +56,7 @@ def test_the_last_record_is_found_whatever_its_length(path, length):
 
 
 @pytest.mark.parametrize("torn", ["{", '{"sequence": 3, "time_ms"', "\0" * 700, "x" * 10_000])
+@pytest.mark.faults
 def test_a_torn_last_line_is_no_record_and_is_cut_off_when_the_run_is_resumed(path, torn):
     write_journal(path, 3)
     whole = path.read_text()
@@ -73,6 +74,7 @@ def test_a_torn_last_line_is_no_record_and_is_cut_off_when_the_run_is_resumed(pa
     assert [record.kind for record in read_records(path)] == ["metrics"] * 3 + ["end"]
 
 
+@pytest.mark.faults
 def test_a_journal_of_nothing_but_a_torn_line_is_begun_again(path):
     path.write_text('{"seq')
     journal = Journal.resume(path)
@@ -92,6 +94,7 @@ def test_a_journal_of_nothing_but_a_torn_line_is_begun_again(path):
     ],
     ids=["garbage", "a line is missing", "a line stands twice", "half a record", "a list"],
 )
+@pytest.mark.faults
 def test_a_damaged_middle_is_refused_and_said_with_the_file(path, damage):
     write_journal(path, 3)
     path.write_text("\n".join(damage(path.read_text().splitlines())) + "\n")
@@ -105,6 +108,7 @@ def test_a_journal_that_is_not_there_is_said(path):
             read(path)
 
 
+@pytest.mark.faults
 def test_a_full_disk_is_said_and_leaves_the_journal_whole(path):
     journal = Journal.create(path)
     journal.append("run")

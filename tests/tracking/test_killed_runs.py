@@ -39,6 +39,8 @@ from imgclf.tracking.identity import create_identity
 from imgclf.tracking.tracker import Tracker
 from tracking_server import say_epoch
 
+pytestmark = pytest.mark.faults
+
 resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
 identity = create_identity(Path(sys.argv[1]), "train", "", "outage")
 print(identity.folder, flush=True)

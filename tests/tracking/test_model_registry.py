@@ -74,6 +74,7 @@ def test_the_same_file_is_registered_once(register):
     assert register().version == register().version
 
 
+@pytest.mark.faults
 def test_a_model_that_was_logged_but_not_registered_is_registered_and_logged_once(
     register, another_file, exported
 ):

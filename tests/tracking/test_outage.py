@@ -27,6 +27,8 @@ from tracking_server import (
     wait_until,
 )
 
+pytestmark = pytest.mark.faults
+
 
 def sync(folder: Path) -> int:
     """Send what is left; return how many records that was."""

@@ -61,6 +61,7 @@ def test_a_run_is_in_progress_in_one_process(folder, holder):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.faults
 def test_the_end_of_a_process_however_it_comes_frees_its_run(folder, holder, number):
     holder.send_signal(number)
     holder.wait()
@@ -68,6 +69,7 @@ def test_the_end_of_a_process_however_it_comes_frees_its_run(folder, holder, num
     hold_run(folder).release()
 
 
+@pytest.mark.faults
 def test_a_dead_run_is_ended_as_killed_at_the_time_of_its_last_word_and_once(folder):
     assert end_dead_run(folder)
     assert not end_dead_run(folder)

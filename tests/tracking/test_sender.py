@@ -1,5 +1,6 @@
 """The process that brings records to MLflow: what becomes of it when something ends."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -118,6 +119,7 @@ def test_a_run_after_a_refused_one_is_sent(workplace, tmp_path):
     assert tracker.finish(FINISHED) == []
 
 
+@pytest.mark.faults
 def test_the_process_ends_when_the_one_that_started_it_is_killed(tmp_path: Path):
     before = {process.pid for process in psutil.process_iter()}
     done = subprocess.run([sys.executable, "-c", STARTS_A_SENDER_AND_IS_KILLED], cwd=tmp_path)
@@ -130,6 +132,7 @@ def test_the_process_ends_when_the_one_that_started_it_is_killed(tmp_path: Path)
             continue
 
 
+@pytest.mark.faults
 def test_a_signal_to_all_processes_of_a_job_does_not_silence_the_run(workplace, tmp_path):
     identity = create_identity(tmp_path, "train", "", "signalled")
     tracker = Tracker(identity, Path(identity.folder))
@@ -153,6 +156,7 @@ def begin_and_kill_the_sender(runs_dir: Path, experiment: str) -> Tracker:
     return tracker
 
 
+@pytest.mark.faults
 def test_a_killed_process_that_there_is_no_time_to_replace_is_told(
     workplace, tmp_path, monkeypatch
 ):
@@ -168,6 +172,7 @@ def test_a_killed_process_that_there_is_no_time_to_replace_is_told(
     assert journal.splitlines()[-1].count('"end"') == 1
 
 
+@pytest.mark.faults
 def test_a_replaced_process_that_cannot_work_does_not_end_the_run(workplace, tmp_path, monkeypatch):
     monkeypatch.setattr("imgclf.tracking.sender._SECONDS_BEFORE_STARTS", (0.0,))
     tracker = begin_and_kill_the_sender(tmp_path / "runs", "replaced sender")
@@ -192,6 +197,7 @@ def test_the_run_is_open_after_the_wait_and_names_its_program(workplace, tmp_pat
     assert tracker.finish(FINISHED) == []
 
 
+@pytest.mark.faults
 def test_a_process_that_has_stopped_does_not_stop_training(workplace, tmp_path):
     """What it is told then goes into a pipe that nobody reads."""
     identity = create_identity(tmp_path, "train", "", "stopped")
@@ -219,6 +225,22 @@ def test_an_installation_of_mlflow_that_is_broken_is_told(tmp_path, monkeypatch)
     assert "SIG" not in problem
 
 
+@pytest.mark.faults
+def test_where_no_process_can_be_started_any_more_the_run_goes_on(workplace, tmp_path, monkeypatch):
+    monkeypatch.setattr("imgclf.tracking.sender._SECONDS_BEFORE_STARTS", (0.0, 0.1))
+    tracker = begin_and_kill_the_sender(tmp_path, "no memory")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    tracker.metrics({"train/loss": 0.25}, step=1)
+    tracker.check()
+    (problem,) = tracker.finish(FINISHED)
+    assert "(Cannot start a process for MLflow: Cannot allocate memory.)" in problem
+
+
+@pytest.mark.faults
 def test_a_sender_that_ends_at_once_each_time_is_given_up_and_told(
     workplace, tmp_path, monkeypatch
 ):

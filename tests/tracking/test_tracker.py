@@ -116,6 +116,7 @@ def test_a_wrong_tracking_address_ends_the_run_with_a_clear_error(tmp_path, monk
     assert "train/loss" not in journal.read_text(), "no epoch was trained for nothing"
 
 
+@pytest.mark.faults
 def test_what_could_not_be_sent_is_said_and_kept(tracking_uri, tmp_path, monkeypatch):
     monkeypatch.setattr("imgclf.tracking.tracker.PATIENCE_SECONDS", 1.0)
     tracking_uri(f"http://127.0.0.1:{free_port()}")
@@ -129,6 +130,7 @@ def test_what_could_not_be_sent_is_said_and_kept(tracking_uri, tmp_path, monkeyp
     assert '"train/loss": 1.0' in (Path(identity.folder) / "journal.jsonl").read_text()
 
 
+@pytest.mark.faults
 def test_a_full_disk_is_told_at_once_and_the_run_ends_as_failed(workplace, tmp_path):
     identity = create_identity(tmp_path, "train", "", "full disk")
     tracker = Tracker(identity, Path(identity.folder))
@@ -150,6 +152,7 @@ def test_a_store_whose_library_is_missing_is_no_finished_run(tmp_path, monkeypat
         list_runs()
 
 
+@pytest.mark.faults
 def test_a_run_is_opened_once_although_the_answer_was_lost(tmp_path, workplace):
     identity = create_identity(tmp_path, "train", "", "")
     journal = Journal.create(Path(identity.folder) / JOURNAL_FILE)

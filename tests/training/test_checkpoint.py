@@ -136,6 +136,7 @@ def test_there_need_not_be_one(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path / "absent", unheard) is None
 
 
+@pytest.mark.faults
 def test_a_damaged_one_is_put_aside_and_the_one_before_is_taken(tmp_path: Path) -> None:
     _, older, newer = write_three(tmp_path)
     newer.write_bytes(newer.read_bytes()[:-1000])
@@ -152,6 +153,7 @@ def test_a_damaged_one_is_put_aside_and_the_one_before_is_taken(tmp_path: Path) 
         newest_checkpoint(tmp_path, heard.append)
 
 
+@pytest.mark.faults
 def test_every_changed_byte_is_found(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, started(TrainConfig()), {}, {})
     content = bytearray(path.read_bytes())
@@ -211,6 +213,7 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
         restore(other, read_checkpoint(path))
 
 
+@pytest.mark.faults
 def test_a_full_disk_leaves_the_checkpoint_before_as_it_is(tmp_path: Path) -> None:
     state = started(TrainConfig())
     write_checkpoint(tmp_path, state, {}, {"number": 1})

@@ -124,6 +124,7 @@ def test_stop_ends_training_after_the_step_in_progress() -> None:
 
 
 @pytest.mark.parametrize("weight_decay", [0.01, 10.0])
+@pytest.mark.faults
 def test_diverging_training_is_an_error_with_a_way_out(weight_decay: float) -> None:
     config = TrainConfig(
         epochs=20,
@@ -153,6 +154,7 @@ class WithBadSteps(nn.Module):
 
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "adam"}, {"optimizer": "sgd"}])
+@pytest.mark.faults
 def test_a_step_whose_loss_is_not_finite_leaves_the_weights_alone(
     options: dict[str, Any],
 ) -> None:
@@ -180,6 +182,7 @@ def test_a_step_whose_loss_is_not_finite_leaves_the_weights_alone(
 
 
 @pytest.mark.parametrize(("bad", "first"), [({7, 8, 9}, 7), ({5, 6, 7, 8}, 5), ({17}, 17)])
+@pytest.mark.faults
 def test_too_many_bad_steps_in_a_row_and_a_bad_end_are_errors(bad: set[int], first: int) -> None:
     config = TrainConfig(epochs=3, batch_size=50, max_bad_steps=2)
     state = TrainState.start(WithBadSteps(DoubleNetwork(), bad), config, FP32)
