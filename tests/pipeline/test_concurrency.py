@@ -293,7 +293,6 @@ def test_four_trainings_create_the_database_and_the_cache_together(
 ) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     server = TrackingServer(tmp_path, uri)
-    server.start_soon()
     try:
         trainings = [
             train_command(
@@ -311,6 +310,7 @@ def test_four_trainings_create_the_database_and_the_cache_together(
         ]
         for training in trainings:
             training.end()
+        server.start()
         folders = [run_folders(tmp_path / f"runs{seed}")[0] for seed in range(4)]
         exporting = [
             Command(tmp_path, "export", "--run", folder.name, MLFLOW_TRACKING_URI=uri)
