@@ -293,24 +293,24 @@ def test_four_trainings_create_the_database_and_the_cache_together(
 ) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     server = TrackingServer(tmp_path, uri)
+    trainings = [
+        train_command(
+            tmp_path,
+            photos,
+            "--epochs",
+            str(1 + seed),
+            "--seed",
+            str(seed),
+            "--runs-dir",
+            f"runs{seed}",
+            MLFLOW_TRACKING_URI=uri,
+        )
+        for seed in range(4)
+    ]
+    for training in trainings:
+        training.end()
+    server.start()
     try:
-        trainings = [
-            train_command(
-                tmp_path,
-                photos,
-                "--epochs",
-                str(1 + seed),
-                "--seed",
-                str(seed),
-                "--runs-dir",
-                f"runs{seed}",
-                MLFLOW_TRACKING_URI=uri,
-            )
-            for seed in range(4)
-        ]
-        for training in trainings:
-            training.end()
-        server.start()
         folders = [run_folders(tmp_path / f"runs{seed}")[0] for seed in range(4)]
         exporting = [
             Command(tmp_path, "export", "--run", folder.name, MLFLOW_TRACKING_URI=uri)
