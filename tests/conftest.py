@@ -10,7 +10,14 @@ import pytest
 
 from imgclf.config import TrainConfig
 
-_LONG = ("test_project.py", "test_outage.py", "test_resume.py", "test_sync.py", "test_tracker.py")
+_LONG = (
+    "test_project.py",
+    "test_concurrency.py",
+    "test_outage.py",
+    "test_resume.py",
+    "test_sync.py",
+    "test_tracker.py",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

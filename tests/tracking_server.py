@@ -44,11 +44,6 @@ class TrackingServer:
         self.address = f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        self.start_soon()
-        wait_until(self._answers)
-
-    def start_soon(self) -> None:
-        """Start it without waiting for its first answer."""
         environment = {key: value for key, value in os.environ.items() if "MLFLOW" not in key}
         # Its jobs would start seven more processes, and tracking needs none of them.
         environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
@@ -67,6 +62,7 @@ class TrackingServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        wait_until(self._answers)
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from imgclf.errors import ImgclfError
 from imgclf.tracking import SERVER_SCHEMES
+from imgclf.tracking.exclusive import exclusive
 from imgclf.tracking.identity import absolute_uri, adopted_run
 
 REFUSED_HINT = (
@@ -31,7 +32,12 @@ _DENIED_STATUSES = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
 def connect(uri: str | None = None) -> MlflowClient:
     """Return a client of a store; None for the one of MLFLOW_TRACKING_URI, or ``./mlflow.db``."""
-    return MlflowClient(tracking_uri=uri)
+    store = absolute_uri(uri or mlflow.get_tracking_uri())
+    if store.startswith(SERVER_SCHEMES):
+        return MlflowClient(tracking_uri=uri)
+    # MLflow fails where two processes create the tables of a new database at once.
+    with exclusive(f"the database {store}"):
+        return MlflowClient(tracking_uri=uri)
 
 
 def tracking_uri() -> str:

@@ -24,6 +24,7 @@ from imgclf.training.checkpoint import (
     write_checkpoint,
 )
 from imgclf.training.loop import EpochEnd, TrainState, train_epochs
+from imgclf.training.schedules import schedule_names
 from imgclf.training.weights import weights_of
 from small_disk import files_up_to
 from small_training import FP32, Event, assert_same_weights, digits_cnn, loader_of
@@ -89,6 +90,38 @@ def test_a_run_that_goes_on_equals_one_that_was_never_stopped(kind: str, tmp_pat
         assert_same_weights(second.model, whole.model)
         assert_same_weights(second.selected_model, whole.selected_model)
         assert ends(events) == ends(all_events)
+
+
+def noted(state: TrainState, steps: list[tuple[bytes, float]]) -> TrainState:
+    """Note the images of each step, as the network sees them, and its learning rate."""
+    seen: list[bytes] = []
+    state.model.register_forward_pre_hook(lambda _, given: seen.append(given[0].numpy().tobytes()))
+    state.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: steps.append((seen[-1], optimizer.param_groups[0]["lr"]))
+    )
+    return state
+
+
+@pytest.mark.parametrize("schedule", schedule_names())
+def test_images_and_learning_rates_go_on_where_a_run_was_stopped(
+    schedule: str, tmp_path: Path
+) -> None:
+    config = TrainConfig.from_dict(COMMON | {"schedule": schedule})
+    loader = loader_of(config, 300)
+    whole: list[tuple[bytes, float]] = []
+    list(train_epochs(noted(started(config), whole), loader, config, FP32))
+
+    parts: list[tuple[bytes, float]] = []
+    first = noted(started(config), parts)
+    list(train_epochs(first, loader, config, FP32, lambda: first.step == 8))
+    assert len(parts) == 8
+    second = noted(started(config), parts)
+    restore(second, read_checkpoint(write_checkpoint(tmp_path, first, {}, {})))
+    list(train_epochs(second, loader_of(config, 300), config, FP32))
+
+    assert parts == whole
+    assert len({images for images, _ in whole}) == 18  # no two steps see the same
+    assert len({rate for _, rate in whole}) > 1
 
 
 def test_memory_of_the_optimiser_lies_as_the_weights_lie(tmp_path: Path) -> None:
