@@ -51,7 +51,7 @@ def prove(predictor: Predictor, dataset: str, data_dir: str) -> str:
     sources = [stored[position] for position in subset.positions]
     kind = card.provenance.get("variant")
     if kind in VARIANTS:
-        found = agree(reference, predictor, sources, subset.labels)
+        found = agree(reference, predictor.predict_logits(sources)[0], subset.labels)
         failures = found.failure(kind)
     else:
         found = compare(reference, predictor, inputs, sources, subset.labels, card.temperature)
