@@ -13,7 +13,13 @@ from mlflow.entities import Run
 
 from imgclf.errors import ImgclfError
 from imgclf.recipes import nearest
-from imgclf.tracking.connection import connect, find_experiment, readable_errors
+from imgclf.tracking.connection import (
+    connect,
+    find_experiment,
+    has_store,
+    readable_errors,
+    tracking_uri,
+)
 from imgclf.tracking.identity import (
     DATASET_DIGEST_TAG,
     DATASET_TAG,
@@ -128,6 +134,11 @@ def find_run(run_id: str) -> TrainRun:
     Raises:
         ImgclfError: there is none, or it is no training run.
     """
+    if not has_store():
+        raise ImgclfError(
+            f"There is no run '{run_id}': nothing is recorded at {tracking_uri()} yet.",
+            "Set MLFLOW_TRACKING_URI to the store that it was recorded in.",
+        )
     with readable_errors():
         client = connect()
         experiment_ids = [
