@@ -31,7 +31,8 @@ from imgclf.tracking.identity import (
 )
 
 _MODEL_FOLDER = "model"
-EXPORTED_MODEL = "export/model.onnx"
+EXPORT_FOLDER = "export"
+EXPORTED_MODEL = f"{EXPORT_FOLDER}/model.onnx"
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def download_model(run: TrainRun) -> Iterator[Path]:
 def has_export(run: TrainRun) -> bool:
     """Tell whether a run holds an exported model."""
     with readable_errors():
-        found = connect().list_artifacts(run.mlflow_run_id, EXPORTED_MODEL.split("/")[0])
+        found = connect().list_artifacts(run.mlflow_run_id, EXPORT_FOLDER)
     return any(item.path == EXPORTED_MODEL for item in found)
 
 
