@@ -17,7 +17,7 @@ from imgclf.data.dataset import ImageDataset
 from imgclf.data.splits import Split
 from imgclf.disk import writing
 from imgclf.errors import ImgclfError, UsageError
-from imgclf.exporting import graph, parity
+from imgclf.exporting import parity
 from imgclf.exporting.triton import is_model_repository, write_model_repository
 from imgclf.exporting.variants import VARIANTS, Variant
 from imgclf.pipeline.build import (
@@ -127,8 +127,8 @@ def export(
             "int8 is accepted or refused on validation images, and this run had none.",
             "Train with a --val-fraction, or export without int8.",
         )
-    more = {"mlflow_run_id": chosen.mlflow_run_id, "opset": str(graph.OPSET)}
-    card = dataclasses.replace(trained.card, provenance={**trained.card.provenance, **more})
+    provenance = {**trained.card.provenance, "mlflow_run_id": chosen.mlflow_run_id}
+    card = dataclasses.replace(trained.card, provenance=provenance)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as workspace:
         built = Path(workspace) / "export"
         built.mkdir()
