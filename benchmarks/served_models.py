@@ -71,7 +71,7 @@ def write_model(served: Served, path: Path) -> ModelCard:
     def answer(batch: np.ndarray) -> np.ndarray:
         return predict_logits(model, batch, torch.device("cpu"))
 
-    golden = choose_golden_inputs(answer, card, dataset, positions, 1e-4)
+    golden = choose_golden_inputs(answer, card, dataset, positions, answer(pixels), 1e-4)
     write_onnx(build_onnx(model, pixels[:2]), card, path, golden)
     return card
 

@@ -121,4 +121,7 @@ def verify(model: str, dataset: str, data_dir: str, device: str) -> None:
             return
         from imgclf.pipeline.prove import prove
 
-        click.echo(f"proved    {prove(predictor, dataset, data_dir)}")
+        proof = prove(predictor, dataset, data_dir)
+        click.echo(f"proved    {proof.summary} ({proof.split})")
+        if proof.note:
+            click.secho(f"Note: {proof.note}", fg="yellow", err=True)

@@ -2,7 +2,7 @@
 
 So a change to the file is found wherever it stands, by accident or by hand. Who changes a file can
 seal it anew: that a file is the one that was published is known only from a digest kept elsewhere,
-as the registered version's tag in MLflow.
+as tags of the registered version and of the training run in MLflow.
 """
 
 import hashlib

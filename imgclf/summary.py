@@ -101,7 +101,9 @@ def print_export(result: "ExportResult") -> None:
     click.echo(f"model     {shown_path(result.model)} ({size:,.0f} KiB)")
     if result.triton is not None:
         folder = shlex.quote(str(result.triton.resolve()))
+        models = sorted(path.name for path in result.triton.iterdir())
         click.echo(f"triton    tritonserver --model-repository={folder}")
+        click.echo(f"          serves {', '.join(models)}")
     for variant in result.variants:
         click.echo(
             f"{variant.kind:<9} {shown_path(variant.path)} ({variant.size / 1024:,.0f} KiB):"

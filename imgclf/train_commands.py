@@ -94,7 +94,8 @@ def _terminate(*_: object) -> None:
     type=click.Choice(["onnx", "triton"]),
     default="onnx",
     show_default=True,
-    help="triton writes a model repository for NVIDIA Triton and KServe as well.",
+    help="triton writes a model repository for NVIDIA Triton and KServe as well, with a model for"
+    " each file: NAME, NAME-int8, NAME-fp16.",
 )
 def export(
     run: str | None, quantize: str | None, precision: str, format: str, **options: Any

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -88,15 +89,16 @@ def describe(path: Path, predictor: Predictor, verification: Verification) -> li
     card = predictor.card
     known = card.provenance.get
     batch = "any batch size" if predictor.batch_size is None else f"batch {predictor.batch_size}"
+    smaller = f" in {known('variant')}" if known("variant") else ""
     calibrated = f"; probabilities at temperature {card.temperature:.3g}"
     lines = {
         "verified": f"{verification.inputs} golden inputs, from image file to probabilities: same"
         f" answers, logits within {verification.max_scaled_difference:.1e} (allowed"
         f" {verification.scaled_tolerance:.0e})",
         "file": f"{path.name}, {path.stat().st_size / 1024:,.0f} KiB, SHA-256 {predictor.sha256}",
-        "model": f"{known('model', 'unknown')} on {known('dataset', 'unknown')}:"
+        "model": f"{known('model', 'unknown')}{smaller} on {known('dataset', 'unknown')}:"
         f" {len(card.classes)} classes, {card.preprocessing}, {batch}, opset"
-        f" {known('opset', 'unknown')}{calibrated}",
+        f" {_opset(path.read_bytes()) or 'unknown'}{calibrated}",
         "runs on": f"{', '.join(predictor.providers)}; onnxruntime {onnxruntime.__version__},"
         f" Pillow {PIL.__version__}",
         "from": f"run {known('run_id', 'unknown')} of imgclf {known('imgclf', 'unknown')}, torch"
@@ -105,6 +107,23 @@ def describe(path: Path, predictor: Predictor, verification: Verification) -> li
     if "summary" in card.parity:
         lines["proof"] = f"{card.parity['summary']}"
     return [f"{title:<9} {text}" for title, text in lines.items()]
+
+
+def _opset(model: bytes) -> int | None:
+    """Return the version of ONNX's own operators that a serialised ``ModelProto`` asks for.
+
+    The package onnx is no part of the predictor: the message is read without its schema.
+    """
+    from google.protobuf.empty_pb2 import Empty
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
+    def fields(message: bytes) -> list[tuple[int, Any]]:
+        found = UnknownFieldSet(Empty.FromString(message))
+        return [(field.field_number, field.data) for field in found]
+
+    # ModelProto.opset_import (8), each with a domain (1), empty for ONNX's own, and a version (2).
+    imports = [dict(fields(value)) for number, value in fields(model) if number == 8]
+    return next((one.get(2) for one in imports if not one.get(1)), None)
 
 
 def _run(

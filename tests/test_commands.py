@@ -142,7 +142,10 @@ def test_the_copy_in_the_registry_is_verified_and_proved_again(exported):
     result = imgclf("verify", f"models:/{name}/{version}", "--dataset", "digits")
     assert result.exit_code == 0, result.output
     assert f"SHA-256 {hashlib.sha256(exported.model.read_bytes()).hexdigest()}" in result.stdout
-    assert "proved    1,797 images from stored pixels: same answers" in result.stdout
+    # The images of the proof that the export made: none that it was trained on.
+    assert f"proved    {exported.parity.summary} (test)" in result.stdout
+    assert exported.parity.images == 359
+    assert result.stderr == ""
 
 
 def test_a_changed_file_is_not_verified(model: Path, tmp_path: Path):

@@ -14,7 +14,7 @@ from imgclf.card import METADATA_KEY, ModelCard
 from imgclf.errors import ImgclfError
 from imgclf.golden import METADATA_KEY as GOLDEN_KEY
 from imgclf.predict import Predictor
-from imgclf.verify import replay
+from imgclf.verify import describe, replay
 from model_files import write_sealed
 
 
@@ -110,6 +110,32 @@ def test_a_change_under_a_new_seal_is_found(model: Path, tmp_path: Path, change,
     assert any(found.startswith(failure) for found in verification.failures)
     with pytest.raises(ImgclfError, match="does not answer on this machine"):
         verification.require("model.onnx")
+
+
+def model_line(path: Path) -> str:
+    predictor = Predictor(path)
+    (line,) = [
+        line for line in describe(path, predictor, replay(predictor)) if line.startswith("model")
+    ]
+    return line
+
+
+@pytest.mark.parametrize("domains", [[""], ["com.microsoft", ""], ["", "com.microsoft"]])
+def test_the_opset_that_is_told_is_the_graphs(model: Path, tmp_path: Path, domains: list[str]):
+    """Whatever the card says, and whatever other operators are asked for."""
+
+    def change(proto: onnx.ModelProto, metadata: dict[str, str]) -> None:
+        card = ModelCard.from_json(metadata[METADATA_KEY])
+        lying = dataclasses.replace(card, provenance={**card.provenance, "opset": "7"})
+        metadata[METADATA_KEY] = lying.to_json()
+        (own,) = proto.opset_import
+        assert own.version == 20
+        others = {"": 20, "com.microsoft": 1}
+        del proto.opset_import[:]
+        proto.opset_import.extend(onnx.helper.make_opsetid(one, others[one]) for one in domains)
+
+    changed(model, tmp_path, change)
+    assert ", opset 20; " in model_line(tmp_path / "model.onnx")
 
 
 def test_a_file_without_golden_inputs_cannot_be_verified(model: Path, tmp_path: Path):

@@ -18,6 +18,7 @@ Answer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 _MOST_BYTES = 256 * 1024
 # Of each class, the image that is smallest as a file, among so many.
 _CANDIDATES = 4
+_JPEG_CANDIDATES = 16
 # EXIF: the file's rows are the image's columns, from right to left.
 _ORIENTATION, _ROTATED = 0x0112, 6
 
@@ -27,36 +28,69 @@ def choose_golden_inputs(
     card: ModelCard,
     images: ImageDataset,
     positions: NDArray[np.int64],
+    logits: NDArray[np.float32],
     scaled_tolerance: float,
 ) -> GoldenInputs:
     """Take one image of each class while they fit into 256 KiB, and one as an odd-sized JPEG.
 
-    Of the first images of a class, it is the smallest file that the model is sure enough of.
+    Of the images of a class that the model is sure enough of, it is the smallest file among the
+    first. A class without such an image has none.
 
     Args:
         answer: uint8 [n, height, width, channels] -> the logits to expect, float32 [n, classes].
         card: of the file that is to carry them.
         images: the data set.
         positions: int64 [n], of the images to choose from: the test split.
+        logits: float32 [n, classes], what `answer` says to these.
         scaled_tolerance: what a difference may come to where they are replayed.
+
+    Returns:
+        the images of classes, in the order of the classes, and the JPEG.
     """
+    # At least the largest logit of those that will be chosen, by which differences are scaled.
+    scale = float(np.abs(logits).max())
+    jpeg = _choose_jpeg(answer, card, images, positions, 2 * scaled_tolerance, scale)
+    scale = max(scale, _largest(jpeg))
+    # Nearly undecided, it could be answered otherwise on another processor.
+    sure = _margins(logits) > 2 * scaled_tolerance * scale
     room = _MOST_BYTES
-    chosen = [_golden_input(_odd_jpeg(images.images[positions[0]]), answer, card)]
+    chosen = []
     labels = images.labels[positions]
-    for label in np.unique(labels):
-        candidates = positions[labels == label][:_CANDIDATES]
+    for label in np.unique(labels[sure]):
+        candidates = positions[sure & (labels == label)][:_CANDIDATES]
         # The whole stored images: their centres are the network's inputs, as of every other image.
-        files = sorted((_png(images.images[position]) for position in candidates), key=len)
-        found = [_golden_input(file, answer, card) for file in files]
-        scale = max(np.abs(one.logits).max() for one in (*chosen, *found))
-        # Nearly undecided, it could be answered otherwise on another processor.
-        sure = [one for one in found if _margin(one) > 2 * scaled_tolerance * scale]
-        size = _size(sure[0]) if sure else 0
-        if size > room:
+        file = min((_png(images.images[position]) for position in candidates), key=len)
+        one = _golden_input(file, answer, card)
+        if _size(one) > room:
             break
-        room -= size
-        chosen[-1:-1] = sure[:1]
-    return GoldenInputs(tuple(chosen), scaled_tolerance)
+        room -= _size(one)
+        chosen.append(one)
+    return GoldenInputs((*chosen, jpeg), scaled_tolerance)
+
+
+def _choose_jpeg(
+    answer: Answer,
+    card: ModelCard,
+    images: ImageDataset,
+    positions: NDArray[np.int64],
+    least_scaled_margin: float,
+    scale: float,
+) -> GoldenInput:
+    """Take the first image that the model is sure enough of as a JPEG, else the surest.
+
+    Without a JPEG, nothing would tell whether another machine decodes and resizes as this one.
+    """
+    spread = np.linspace(0, len(positions) - 1, min(_JPEG_CANDIDATES, len(positions))).astype(int)
+    surest, largest_margin = None, -1.0
+    for position in positions[spread]:
+        one = _golden_input(_odd_jpeg(images.images[position]), answer, card)
+        margin = float(_margins(np.array([one.logits]))[0]) / max(scale, _largest(one))
+        if margin > least_scaled_margin:
+            return one
+        if margin > largest_margin:
+            surest, largest_margin = one, margin
+    assert surest is not None
+    return surest
 
 
 def _golden_input(file: bytes, answer: Answer, card: ModelCard) -> GoldenInput:
@@ -67,9 +101,14 @@ def _golden_input(file: bytes, answer: Answer, card: ModelCard) -> GoldenInput:
     return GoldenInput(file, digest, label, tuple(map(float, logits)))
 
 
-def _margin(one: GoldenInput) -> float:
-    second, first = np.sort(one.logits)[-2:]
-    return float(first - second)
+def _margins(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return how far the largest logit of each row lies above the second, [n]."""
+    two = np.partition(logits, -2, axis=1)[:, -2:]
+    return two[:, 1] - two[:, 0]
+
+
+def _largest(one: GoldenInput) -> float:
+    return max(map(abs, one.logits))
 
 
 def _size(one: GoldenInput) -> int:

@@ -19,7 +19,7 @@ from imgclf.golden import METADATA_KEY as GOLDEN_KEY
 from imgclf.golden import GoldenInputs
 from imgclf.seal import seal
 
-OPSET = 20
+_OPSET = 20
 
 
 class _ExportedClassifier(nn.Module):
@@ -60,7 +60,7 @@ def build_onnx(
             input_names=["image"],
             output_names=["logits", "probabilities"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
-            opset_version=OPSET,
+            opset_version=_OPSET,
             external_data=False,
             verbose=False,
         )

@@ -7,18 +7,20 @@ from pathlib import Path
 
 from imgclf.card import ModelCard
 from imgclf.disk import writing
+from imgclf.exporting.variants import VARIANTS
 
 _LARGEST_BATCH = 64
 # How long a request may wait for others to share its batch.
 _QUEUE_MICROSECONDS = 2000
+_FILES = {"1", "1/model.onnx", "labels.txt", "config.pbtxt"}
 
 
 def write_model_repository(model: Path, card: ModelCard, name: str, folder: Path) -> Path:
     """Write ``<folder>/<name>/`` with configuration, labels and version 1 of a model.
 
     Args:
-        model: the ``model.onnx``.
-        card: its card.
+        model: the ``model.onnx``, or a variant of it.
+        card: of the model.
         name: of the model in Triton; characters that have no place in an address are replaced.
         folder: receives the model's folder; this is the model repository.
 
@@ -41,11 +43,24 @@ def write_model_repository(model: Path, card: ModelCard, name: str, folder: Path
 
 
 def is_model_repository(folder: Path) -> bool:
-    """Tell whether a folder holds what `write_model_repository` writes, and nothing else."""
-    if len(list(folder.iterdir())) != 1:
+    """Tell whether a folder holds what `write_model_repository` writes, and nothing else.
+
+    A model, and any of its variants under their names.
+    """
+    models = sorted(folder.iterdir(), key=lambda path: len(path.name))
+    if not models:
         return False
-    found = {path.relative_to(folder).as_posix().partition("/")[2] for path in folder.rglob("*")}
-    return found == {"", "1", "1/model.onnx", "labels.txt", "config.pbtxt"}
+    names = {models[0].name, *(variant_name(models[0].name, kind) for kind in VARIANTS)}
+    return all(path.name in names and _files_below(path) == _FILES for path in models)
+
+
+def variant_name(name: str, kind: str) -> str:
+    """Return what a variant of a model is called beside it."""
+    return f"{name}-{kind}"
+
+
+def _files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
 def _configuration(card: ModelCard, name: str) -> str:

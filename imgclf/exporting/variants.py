@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-from imgclf.data.dataset import SelectedImages
 from imgclf.disk import writing
 from imgclf.errors import ImgclfError
 from imgclf.exporting.graph import quiet
 from imgclf.models import ImageClassifier
 from imgclf.predict import Predictor
-from imgclf.preprocess import ImageSource
 
 VARIANTS = {
     "int8": "8-bit integers, a quarter of the size, for CPUs",
@@ -202,20 +200,15 @@ class _CalibrationImages(CalibrationDataReader):
 
 
 def agree(
-    reference: NDArray[np.float32],
-    predictor: Predictor,
-    sources: Sequence[ImageSource] | SelectedImages,
-    labels: NDArray[np.int64],
+    reference: NDArray[np.float32], logits: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> Agreement:
-    """Compare a variant's answers, from image files on, with the trained model's.
+    """Compare a variant's answers with the trained model's.
 
     Args:
         reference: float32 [n, classes], the trained model's logits.
-        predictor: holds the variant.
-        sources: [n] images as a user has them.
+        logits: float32 [n, classes], the variant's, from images as a user has them.
         labels: int64 [n].
     """
-    logits, _ = predictor.predict_logits(sources)
     expected, answers = reference.argmax(axis=1), logits.argmax(axis=1)
     return Agreement(
         images=len(labels),

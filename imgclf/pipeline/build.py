@@ -19,8 +19,9 @@ from imgclf.evaluation.calibration import expected_calibration_error, fit_temper
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.metrics import softmax
 from imgclf.exporting import graph, parity, variants
-from imgclf.exporting.golden import choose_golden_inputs
-from imgclf.exporting.variants import VARIANTS, Agreement, Variant
+from imgclf.exporting.golden import Answer, choose_golden_inputs
+from imgclf.exporting.variants import VARIANTS, Variant
+from imgclf.golden import GoldenInputs
 from imgclf.models import ImageClassifier
 from imgclf.predict import Predictor
 from imgclf.preprocess import ImageSource, from_array
@@ -115,8 +116,7 @@ def build_model(building: Building) -> tuple[parity.Parity, dict[str, float]]:
     proof = parity.compare(reference, Predictor(path), test, sources, labels, card.temperature)
     proof.require()
     card = dataclasses.replace(card, parity=proof.to_dict())
-    test_positions, tolerance = building.split.test, parity.SCALED_TOLERANCE
-    golden = choose_golden_inputs(building.answer, card, building.images, test_positions, tolerance)
+    golden = _golden_inputs(building, building.answer, card, reference, parity.SCALED_TOLERANCE)
     graph.write_onnx(proto, card, path, golden)
     replay(Predictor(path)).require(MODEL_FILE)
     write_whole(building.folder / PARITY_FILE, proof.to_json().encode(), "the proof")
@@ -145,10 +145,15 @@ def build_variant(building: Building, kind: str) -> Variant:
     proto = _graph_of_variant(building, kind)
     graph.write_onnx(proto, building.card, path)
     predictor = Predictor(path)
-    test = _agreement(building, predictor, split.test, building.test_logits)
+    logits = {
+        part: predictor.predict_logits(building.sources(positions))[0]
+        for part, positions in (("test", split.test), ("val", split.val))
+    }
+    labels = building.images.labels
+    test = variants.agree(building.test_logits, logits["test"], labels[split.test])
     val = None
     if len(split.val):
-        val = _agreement(building, predictor, split.val, building.val_logits)
+        val = variants.agree(building.val_logits, logits["val"], labels[split.val])
     ratio = variants.speedup(predictor, Predictor(fp32), building.images.inputs(split.test[:32]))
     variant = Variant(kind, path, test, val, path.stat().st_size, fp32.stat().st_size, ratio)
     variant.require()
@@ -158,9 +163,10 @@ def build_variant(building: Building, kind: str) -> Variant:
         provenance={**building.card.provenance, "variant": kind},
     )
     # fp16 must answer as the trained weights do; int8 as it does here.
-    answer = building.answer if kind == "fp16" else lambda pixels: predictor.run(pixels)[0]
-    tolerance = variants.GOLDEN_TOLERANCES[kind]
-    golden = choose_golden_inputs(answer, card, building.images, split.test, tolerance)
+    answer, expected = building.answer, building.test_logits
+    if kind == "int8":
+        answer, expected = lambda pixels: predictor.run(pixels)[0], logits["test"]
+    golden = _golden_inputs(building, answer, card, expected, variants.GOLDEN_TOLERANCES[kind])
     graph.write_onnx(proto, card, path, golden)
     replay(Predictor(path)).require(path.name)
     variant = dataclasses.replace(variant, size=path.stat().st_size)
@@ -179,14 +185,23 @@ def _graph_of_variant(building: Building, kind: str) -> onnx.ModelProto:
     return variants.quantize_int8(building.folder / MODEL_FILE, images)
 
 
-def _agreement(
+def _golden_inputs(
     building: Building,
-    predictor: Predictor,
-    positions: NDArray[np.int64],
-    reference: NDArray[np.float32],
-) -> Agreement:
-    labels = building.images.labels[positions]
-    return variants.agree(reference, predictor, building.sources(positions), labels)
+    answer: Answer,
+    card: ModelCard,
+    logits: NDArray[np.float32],
+    tolerance: float,
+) -> GoldenInputs:
+    """Choose from the test images, and say where classes have to do without."""
+    positions = building.split.test
+    golden = choose_golden_inputs(answer, card, building.images, positions, logits, tolerance)
+    covered = len(golden.inputs) - 1  # the last is the JPEG, of any class
+    if covered < len(card.classes):
+        say(
+            f"the file carries test images of {covered:,} of {len(card.classes):,} classes: of the"
+            " others none fits in, is answered clearly, or is there"
+        )
+    return golden
 
 
 def write_example(building: Building) -> str:

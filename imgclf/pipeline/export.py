@@ -17,8 +17,8 @@ from imgclf.data.dataset import ImageDataset
 from imgclf.data.splits import Split
 from imgclf.disk import writing
 from imgclf.errors import ImgclfError, UsageError
-from imgclf.exporting import graph, parity
-from imgclf.exporting.triton import is_model_repository, write_model_repository
+from imgclf.exporting import parity
+from imgclf.exporting.triton import is_model_repository, variant_name, write_model_repository
 from imgclf.exporting.variants import VARIANTS, Variant
 from imgclf.pipeline.build import (
     EXPORTED_FILES,
@@ -96,7 +96,8 @@ def export(
         exports_dir: receives the folder.
         experiment: where to look for the best run; empty for MLflow's environment or default.
         variants: smaller files to write beside the model: ``int8``, ``fp16``.
-        triton: whether to write a model repository for NVIDIA Triton as well.
+        triton: whether to write a model repository for NVIDIA Triton as well, with a model for
+            each file.
 
     Raises:
         ImgclfError: there is no such run, the data is not what the run was trained on, or the proof
@@ -127,8 +128,8 @@ def export(
             "int8 is accepted or refused on validation images, and this run had none.",
             "Train with a --val-fraction, or export without int8.",
         )
-    more = {"mlflow_run_id": chosen.mlflow_run_id, "opset": str(graph.OPSET)}
-    card = dataclasses.replace(trained.card, provenance={**trained.card.provenance, **more})
+    provenance = {**trained.card.provenance, "mlflow_run_id": chosen.mlflow_run_id}
+    card = dataclasses.replace(trained.card, provenance=provenance)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as workspace:
         built = Path(workspace) / "export"
         built.mkdir()
@@ -137,9 +138,11 @@ def export(
         built_variants = tuple(build_variant(building, kind) for kind in variants)
         label = write_example(building)
         if triton:
-            repository_name = registered_name(name or chosen.dataset)
-            repository = built / TRITON_FOLDER
-            write_model_repository(built / MODEL_FILE, card, repository_name, repository)
+            model_name = registered_name(name or chosen.dataset)
+            files = {model_name: built / MODEL_FILE}
+            files |= {variant_name(model_name, one.kind): one.path for one in built_variants}
+            for file_name, path in files.items():
+                write_model_repository(path, card, file_name, built / TRITON_FOLDER)
         example = images.inputs(np.resize(split.test, 2))
         registration = register_export(chosen, built / MODEL_FILE, card, example)
         log_pytorch_model(chosen, trained.model, card, example, trained.sha256)

@@ -1,5 +1,7 @@
 """The whole proof again, on labelled images: a file against the weights that it was made from."""
 
+from dataclasses import dataclass
+
 import torch
 
 from imgclf.card import ModelCard
@@ -17,17 +19,30 @@ from imgclf.progress import say
 from imgclf.tracking.runs import TrainRun, download_model, find_run
 
 
-def prove(predictor: Predictor, dataset: str, data_dir: str) -> str:
+@dataclass(frozen=True)
+class RepeatedProof:
+    """What came of the whole proof again.
+
+    Attributes:
+        split: which images: ``test``, or ``all`` of other data without a test split.
+        summary: the figures in words.
+        note: what to know before they are trusted; empty where there is nothing.
+    """
+
+    split: str
+    summary: str
+    note: str
+
+
+def prove(predictor: Predictor, dataset: str, data_dir: str) -> RepeatedProof:
     """Compare an exported file with its training run's weights, from image files to answers.
 
     Args:
         predictor: holds the exported file.
-        dataset: labelled images, as `TrainConfig.dataset`: the test split where there is one, else
-            all of them.
+        dataset: labelled images, as `TrainConfig.dataset`. Of the data that the model was trained
+            on, the test split of the training; of other data the test split where it gives one,
+            else all.
         data_dir: folder for downloaded data sets.
-
-    Returns:
-        the figures in words.
 
     Raises:
         ImgclfError: the file does not answer as the weights do, or they or the images cannot be
@@ -43,7 +58,8 @@ def prove(predictor: Predictor, dataset: str, data_dir: str) -> str:
             f"The model's classes or its input are not those of run {run.run_id}, which it names."
         )
     images = load_images(config, card.preprocessing)
-    subset = choose_subset(images, "", card, trained.config)
+    split = "test" if images.digest == card.provenance.get("dataset_digest") else ""
+    subset = choose_subset(images, split, card, trained.config)
     inputs = SelectedImages(images, subset.positions, card.preprocessing)
     say(f"comparing the file with run {run.run_id} on {len(inputs):,} images ({subset.split})")
     reference = predict_logits(trained.model, inputs, torch.device("cpu"))
@@ -51,7 +67,7 @@ def prove(predictor: Predictor, dataset: str, data_dir: str) -> str:
     sources = [stored[position] for position in subset.positions]
     kind = card.provenance.get("variant")
     if kind in VARIANTS:
-        found = agree(reference, predictor, sources, subset.labels)
+        found = agree(reference, predictor.predict_logits(sources)[0], subset.labels)
         failures = found.failure(kind)
     else:
         found = compare(reference, predictor, inputs, sources, subset.labels, card.temperature)
@@ -61,7 +77,7 @@ def prove(predictor: Predictor, dataset: str, data_dir: str) -> str:
             f"The model does not answer as the weights of run {run.run_id} do: {failures}.",
             "Export the run again.",
         )
-    return found.summary
+    return RepeatedProof(subset.split, found.summary, subset.note)
 
 
 def _training_run(card: ModelCard) -> TrainRun:

@@ -4,11 +4,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from urllib.parse import unquote
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from requests import HTTPError, RequestException
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from imgclf.errors import ImgclfError
@@ -43,6 +45,16 @@ def connect(uri: str | None = None) -> MlflowClient:
 def tracking_uri() -> str:
     """Return the address of the store that `connect` connects to, a database's path absolute."""
     return absolute_uri(mlflow.get_tracking_uri())
+
+
+def has_store() -> bool:
+    """Tell whether there is a store to look in: MLflow makes a database that is absent."""
+    url = make_url(tracking_uri()) if tracking_uri().startswith("sqlite:") else None
+    path = url.database if url else None
+    if not path or path.startswith((":", "file:")):
+        return True
+    # MLflow's default address is that of a web page, with %20 for a space.
+    return os.path.exists(path) or os.path.exists(unquote(path))
 
 
 def import_store() -> None:

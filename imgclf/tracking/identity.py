@@ -25,6 +25,8 @@ ERROR_TAG = "imgclf.error"
 TRAINING_RUN_TAG = "imgclf.training_run"
 # Of the file that holds a model: model.onnx, or the weights.
 SHA256_TAG = "imgclf.sha256"
+# Of each model file of an export, on its training run: the artifact's path follows.
+ARTIFACT_SHA256_TAG = SHA256_TAG + "/"
 KINDS = ("train", "export", "evaluate", "predict")
 
 

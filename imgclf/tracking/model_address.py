@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.recipes import nearest
 from imgclf.tracking.connection import connect, is_absent, readable_errors
-from imgclf.tracking.identity import SHA256_TAG
+from imgclf.tracking.identity import ARTIFACT_SHA256_TAG, SHA256_TAG
 from imgclf.tracking.runs import EXPORTED_MODEL, find_run
 
 _MODEL_FILE = "model.onnx"
@@ -35,8 +35,8 @@ def download_model_file(address: str) -> Iterator[Path]:
 
     Raises:
         UsageError: the address has another form.
-        ImgclfError: nothing is there, it is no exported model, or not the file whose digest the
-            registered version has as a tag.
+        ImgclfError: nothing is there, it is no exported model, or not the file whose digest its
+            registered version or its training run has as a tag.
     """
     with tempfile.TemporaryDirectory(prefix="imgclf-") as folder:
         with readable_errors():
@@ -103,8 +103,8 @@ def _download(address: str, resolved: str, sha256: str, folder: str) -> Path:
         )
     if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise ImgclfError(
-            f"'{address}' is not the file that was registered: its SHA-256 differs from the"
-            " version's tag.",
+            f"'{address}' is not the file that was exported: its SHA-256 differs from the one that"
+            " MLflow keeps as a tag.",
             "Somebody has changed it in the artifact store: export the run again.",
         )
     return path
@@ -182,7 +182,9 @@ def _artifact(client: MlflowClient, run_id: str, path: str | None) -> tuple[str,
     folder, _, _ = path.rpartition("/")
     present = [found.path for found in client.list_artifacts(run.mlflow_run_id, folder or None)]
     if path in present:
-        return f"runs:/{run.mlflow_run_id}/{path}", ""
+        file = path if path.endswith(".onnx") else f"{path}/{_MODEL_FILE}"
+        tags = client.get_run(run.mlflow_run_id).data.tags
+        return f"runs:/{run.mlflow_run_id}/{path}", tags.get(ARTIFACT_SHA256_TAG + file, "")
     if path == EXPORTED_MODEL:
         raise ImgclfError(
             f"Run '{run.run_id}' has no exported model.",

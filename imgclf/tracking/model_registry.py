@@ -27,13 +27,14 @@ from imgclf.model_file import INPUT, OUTPUTS
 from imgclf.tracking.connection import connect, is_absent, readable_errors, tracking_uri
 from imgclf.tracking.exclusive import exclusive
 from imgclf.tracking.identity import (
+    ARTIFACT_SHA256_TAG,
     DATASET_DIGEST_TAG,
     RUN_ID_TAG,
     SHA256_TAG,
     SPLIT_DIGEST_TAG,
 )
 from imgclf.tracking.logged_models import find_logged_model
-from imgclf.tracking.runs import TrainRun
+from imgclf.tracking.runs import EXPORT_FOLDER, TrainRun
 
 CHAMPION = "champion"
 _ONNX_MODEL_NAME = "onnx"
@@ -85,12 +86,19 @@ def register_export(
 
 
 def log_export_files(run: TrainRun, folder: Path) -> None:
-    """Add the files of an export, without its folders, to its training run, under ``export/``."""
+    """Add the files of an export, without its folders, to its training run, under ``export/``.
+
+    The SHA-256 of each model file becomes a tag of the run, by which a fetched one is known.
+    """
     with readable_errors():
         client = connect()
         for path in sorted(folder.iterdir()):
+            if path.suffix == ".onnx":
+                sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+                tag = f"{ARTIFACT_SHA256_TAG}{EXPORT_FOLDER}/{path.name}"
+                client.set_tag(run.mlflow_run_id, tag, sha256)
             if path.is_file():
-                client.log_artifact(run.mlflow_run_id, str(path), "export")
+                client.log_artifact(run.mlflow_run_id, str(path), EXPORT_FOLDER)
 
 
 def log_export_metrics(run: TrainRun, values: Mapping[str, float]) -> None:

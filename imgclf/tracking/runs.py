@@ -13,7 +13,13 @@ from mlflow.entities import Run
 
 from imgclf.errors import ImgclfError
 from imgclf.recipes import nearest
-from imgclf.tracking.connection import connect, find_experiment, readable_errors
+from imgclf.tracking.connection import (
+    connect,
+    find_experiment,
+    has_store,
+    readable_errors,
+    tracking_uri,
+)
 from imgclf.tracking.identity import (
     DATASET_DIGEST_TAG,
     DATASET_TAG,
@@ -25,7 +31,8 @@ from imgclf.tracking.identity import (
 )
 
 _MODEL_FOLDER = "model"
-EXPORTED_MODEL = "export/model.onnx"
+EXPORT_FOLDER = "export"
+EXPORTED_MODEL = f"{EXPORT_FOLDER}/model.onnx"
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,11 @@ def find_run(run_id: str) -> TrainRun:
     Raises:
         ImgclfError: there is none, or it is no training run.
     """
+    if not has_store():
+        raise ImgclfError(
+            f"There is no run '{run_id}': nothing is recorded at {tracking_uri()} yet.",
+            "Set MLFLOW_TRACKING_URI to the store that it was recorded in.",
+        )
     with readable_errors():
         client = connect()
         experiment_ids = [
@@ -166,7 +178,7 @@ def download_model(run: TrainRun) -> Iterator[Path]:
 def has_export(run: TrainRun) -> bool:
     """Tell whether a run holds an exported model."""
     with readable_errors():
-        found = connect().list_artifacts(run.mlflow_run_id, EXPORTED_MODEL.split("/")[0])
+        found = connect().list_artifacts(run.mlflow_run_id, EXPORT_FOLDER)
     return any(item.path == EXPORTED_MODEL for item in found)
 
 

@@ -1,12 +1,14 @@
 """The model repository is what Triton's own published schema reads."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf import text_format
 
+import command_line
 import imgclf
 from imgclf.card import ModelCard, Preprocessing
 from imgclf.errors import ImgclfError
@@ -56,17 +58,31 @@ def test_the_configuration_fits_tritons_schema(schema, tmp_path: Path):
     assert (folder / "1" / "model.onnx").read_bytes() == b"content"
 
 
-def test_an_export_writes_the_repository_of_the_proved_file(trained, tmp_path: Path):
-    result = imgclf.export(trained.run_id, exports_dir=tmp_path, triton=True)
-    repository = result.folder / "triton" / "imgclf-digits"
-    copy = repository / "1" / "model.onnx"
-    assert copy.read_bytes() == result.model.read_bytes()
-    assert (repository / "labels.txt").read_text().split() == list("0123456789")
-    # A person's file there is kept; what was exported may be replaced.
-    own = repository.parent / "ensemble"
+def test_an_export_writes_a_model_for_each_of_its_files(schema, trained, tmp_path: Path):
+    printed = command_line.imgclf(
+        *("export", "--run", trained.run_id, "--exports-dir", tmp_path),
+        *("--format", "triton", "--precision", "fp16"),
+    )
+    assert printed.exit_code == 0, printed.output
+    assert "serves imgclf-digits, imgclf-digits-fp16\n" in printed.stdout
+    folder = tmp_path / "digits"
+    repository = folder / "triton"
+    for name, file in (("imgclf-digits", "model"), ("imgclf-digits-fp16", "model-fp16")):
+        copy = repository / name / "1" / "model.onnx"
+        assert copy.read_bytes() == (folder / f"{file}.onnx").read_bytes()
+        text = (repository / name / "config.pbtxt").read_text()
+        assert text_format.Parse(text, schema.ModelConfig()).name == name
+        assert (repository / name / "labels.txt").read_text().split() == list("0123456789")
+    # What a person has put there is kept: a folder, or a model of the same form.
+    own = repository / "imgclf-digits-ensemble"
     own.mkdir()
     with pytest.raises(ImgclfError, match="no export of this data set"):
         imgclf.export(trained.run_id, exports_dir=tmp_path)
     own.rmdir()
+    shutil.copytree(repository / "imgclf-digits", own)
+    with pytest.raises(ImgclfError, match="no export of this data set"):
+        imgclf.export(trained.run_id, exports_dir=tmp_path)
+    shutil.rmtree(own)
+    # What was exported may be replaced.
     again = imgclf.export(trained.run_id, exports_dir=tmp_path)
     assert not (again.folder / "triton").exists()

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+import command_line
 import imgclf
 from imgclf.errors import ImgclfError
 from imgclf.exporting.variants import Agreement
@@ -79,11 +80,26 @@ def test_figures_are_those_of_the_files_on_all_test_images(smaller, variants, tr
         assert figures.accuracy == pytest.approx(np.mean(right))
 
 
-def test_each_carries_golden_inputs_of_its_own(variants):
-    for variant in variants.values():
-        verification = replay(Predictor(variant.path))
+def test_each_carries_golden_inputs_of_its_own_that_are_answered_clearly(smaller, variants):
+    for path in (smaller.model, *(variant.path for variant in variants.values())):
+        predictor = Predictor(path)
+        verification = replay(predictor)
         assert verification.failures == ()
         assert verification.inputs == 11
+        logits = np.array([one.logits for one in predictor.golden.inputs])
+        first, second = -np.sort(-logits, axis=1)[:, :2].T
+        allowed = verification.scaled_tolerance * np.abs(logits).max()
+        assert (first - second > 2 * allowed).all()
+
+
+def test_verify_tells_which_file_it_is_and_the_opset_of_its_graph(smaller, variants):
+    kinds = {variant.path: f" in {kind}" for kind, variant in variants.items()}
+    for path, kind in {smaller.model: "", **kinds}.items():
+        opsets = {entry.domain: entry.version for entry in onnx.load(path).opset_import}
+        result = command_line.imgclf("verify", path)
+        assert result.exit_code == 0, result.output
+        assert f"digits-cnn{kind} on digits: " in result.stdout
+        assert f"any batch size, opset {opsets['']}; " in result.stdout
 
 
 def test_exporting_again_replaces_a_folder_that_has_variants(trained, tmp_path):

@@ -15,6 +15,7 @@ from mlflow.artifacts import download_artifacts
 from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
+import imgclf as package
 from command_line import imgclf
 from imgclf.card import METADATA_KEY
 from imgclf.errors import ImgclfError
@@ -68,11 +69,13 @@ def change_weights(exported: Any) -> Iterator[Callable[[Callable[[Path], None]],
 def test_it_reads_the_image_files_and_counts_on_their_labels(
     predictor: Predictor, photos: Path, tmp_path: Path
 ):
-    summary = prove(predictor, str(photos), str(tmp_path))
+    proof = prove(predictor, str(photos), str(tmp_path))
     answers = predictor([photos])
     accuracy = np.mean([answer.label == Path(answer.image).parent.name for answer in answers])
-    assert summary.startswith("160 images from stored files: same answers, logits within")
-    assert summary.endswith(f"accuracy {accuracy:.2%} = {accuracy:.2%}")
+    assert proof.summary.startswith("160 images from stored files: same answers, logits within")
+    assert proof.summary.endswith(f"accuracy {accuracy:.2%} = {accuracy:.2%}")
+    # Other data than the model's own, and without a test split: all of it is new to the model.
+    assert (proof.split, proof.note) == ("all", "")
 
 
 def test_wrong_labels_lower_both_accuracies_and_prove_the_same(
@@ -84,8 +87,56 @@ def test_wrong_labels_lower_both_accuracies_and_prove_the_same(
     answers = predictor([photos])
     accuracy = np.mean([answer.label == Path(answer.image).parent.name for answer in answers])
     assert accuracy < 0.6
-    summary = prove(predictor, str(photos), str(tmp_path))
+    summary = prove(predictor, str(photos), str(tmp_path)).summary
     assert summary.endswith(f"accuracy {accuracy:.2%} = {accuracy:.2%}")
+
+
+def test_a_given_test_split_of_other_data_is_what_is_compared(
+    predictor: Predictor, photos: Path, tmp_path: Path
+):
+    for part, names in (("train", "01"), ("test", "0123")):
+        for name in names:
+            (tmp_path / "parts" / part).mkdir(parents=True, exist_ok=True)
+            shutil.copytree(photos / name, tmp_path / "parts" / part / name)
+    proof = prove(predictor, str(tmp_path / "parts"), str(tmp_path))
+    assert proof.split == "test"
+    assert proof.summary.startswith("160 images")
+
+
+# The data that the model was trained on
+
+
+@pytest.fixture(scope="module")
+def of_photos(digit_files: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A folder with a split of its own options, and the export of a run on it."""
+    folder = tmp_path_factory.mktemp("trained")
+    photos = shutil.copytree(digit_files, folder / "photos")
+    options = {"epochs": 1, "test_fraction": 0.3, "split_seed": 7, "dataset": str(photos)}
+    run = package.train(
+        package.TrainConfig.from_dict({**options, "runs_dir": str(folder / "runs")})
+    )
+    return photos, package.export(run.run_id, exports_dir=folder / "exports")
+
+
+def test_of_its_own_data_only_the_test_split_of_the_training_is_compared(of_photos: Any):
+    photos, export = of_photos
+    proof = prove(Predictor(export.model), str(photos), "")
+    assert (proof.split, proof.note) == ("test", "")
+    assert proof.summary == export.parity.summary
+    assert export.parity.images == 4 * 12  # 0.3 of 40 of each class
+
+
+def test_where_that_split_cannot_be_made_again_the_figures_come_with_a_warning(
+    of_photos: Any, tmp_path: Path
+):
+    photos, export = of_photos
+    proto = onnx.load_from_string(export.model.read_bytes())
+    provenance = {**Predictor(export.model).card.provenance, "split_digest": "0" * 64}
+    change_card(proto, "provenance", provenance)
+    write_sealed(proto, tmp_path / "model.onnx")
+    result = imgclf("verify", tmp_path / "model.onnx", "--dataset", photos)
+    assert result.exit_code == 0, result.output
+    assert "these images are not its test split" in result.stderr
 
 
 # --- Images that prove nothing
@@ -211,6 +262,19 @@ def test_a_run_that_was_deleted_is_missed_with_the_way_to_where_it_may_be(
     finally:
         MlflowClient().restore_run(run_id)
     assert "MLFLOW_TRACKING_URI" in caught.value.hint
+
+
+def test_where_nothing_was_ever_recorded_no_store_is_made(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "a new folder").mkdir()
+    monkeypatch.chdir(tmp_path / "a new folder")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    result = imgclf("verify", model, "--dataset", "digits")
+    assert result.exit_code == 1
+    assert "nothing is recorded at sqlite:///" in result.stderr
+    assert "Set MLFLOW_TRACKING_URI" in result.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["a new folder"]
 
 
 def test_a_store_that_cannot_be_reached_is_named(

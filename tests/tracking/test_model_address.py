@@ -7,11 +7,19 @@ import onnx
 import pytest
 from mlflow import MlflowClient
 
+import imgclf
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.tracking.model_address import AliasedModel, download_model_file
 from model_files import write_sealed
 
 REFERENCE = Path(__file__).parents[2] / "exports" / "reference" / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def quantized(trained, tmp_path_factory):
+    """An export with an int8 file."""
+    folder = tmp_path_factory.mktemp("exports")
+    return imgclf.export(trained.run_id, exports_dir=folder, variants=("int8",))
 
 
 def download(address: str) -> bytes:
@@ -121,11 +129,31 @@ def test_another_file_in_the_place_of_the_registered_one_is_refused(exported):
             f"models:/{registration.name}/{registration.version}",
             f"models:/{logged.model_id}",
         ):
-            with pytest.raises(ImgclfError, match="not the file that was registered"):
+            with pytest.raises(ImgclfError, match="not the file that was exported"):
                 download(address)
     finally:
         stored.write_bytes(original)
     assert download(f"models:/{logged.model_id}") == original
+
+
+@pytest.mark.parametrize("path", ["", "/export/model.onnx", "/export", "/export/model-int8.onnx"])
+def test_another_file_in_the_place_of_an_exported_one_is_refused(quantized, path: str):
+    name = "model-int8.onnx" if "int8" in path else "model.onnx"
+    run_id = quantized.run.mlflow_run_id
+    stored = Path(MlflowClient().download_artifacts(run_id, f"export/{name}"))
+    original = stored.read_bytes()
+    address = f"runs:/{quantized.run.run_id}{path}"
+    assert download(address) == original == (quantized.folder / name).read_bytes()
+    proto = onnx.load_from_string(original)
+    proto.doc_string = "another"
+    try:
+        write_sealed(proto, stored)
+        MlflowClient().log_artifact(run_id, str(stored), "export")
+        with pytest.raises(ImgclfError, match="not the file that was exported"):
+            download(address)
+    finally:
+        stored.write_bytes(original)
+        MlflowClient().log_artifact(run_id, str(stored), "export")
 
 
 # --- An alias that moves
@@ -173,7 +201,7 @@ def test_a_followed_file_changes_when_the_alias_moves_and_only_then(workplace, t
 
         (tmp_path / "first" / "model.onnx").write_bytes(b"damaged")
         point(first)
-        with pytest.raises(ImgclfError, match="not the file that was registered"):
+        with pytest.raises(ImgclfError, match="not the file that was exported"):
             model.fetch_if_moved()
         client.delete_registered_model_alias(NAME, "champion")
         with pytest.raises(ImgclfError, match="has no '@champion'"):

@@ -1,6 +1,7 @@
 """The rule by which a run is best, on a real store with runs of every kind."""
 
 import functools
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -145,6 +146,34 @@ def test_a_run_that_has_not_finished_shows_the_epochs_it_has_come_to(experiment,
 def test_an_unknown_run_is_a_clear_error(run_id, workplace):
     with pytest.raises(ImgclfError, match="There is no run"):
         find_run(run_id)
+
+
+def test_a_store_that_is_not_there_is_not_made_by_looking_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/absent/mlflow.db")
+    with pytest.raises(ImgclfError, match="There is no run 'x': nothing is recorded at sqlite:///"):
+        find_run("x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_is_found_where_its_address_has_options(
+    trained, workplace: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace}/mlflow.db?timeout=20")
+    assert find_run(trained.run_id).mlflow_run_id == trained.mlflow_run_id
+
+
+def test_mlflows_own_store_in_a_folder_with_a_space_in_its_name_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    tags = {RUN_ID_TAG: "20260101-000000-here", KIND_TAG: "train"}
+    run = MlflowClient().create_run("0", tags=tags)
+    assert find_run("20260101-000000-here").mlflow_run_id == run.info.run_id
 
 
 def test_a_run_of_another_kind_is_refused(experiment):
