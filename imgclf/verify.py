@@ -121,9 +121,9 @@ def _opset(model: bytes) -> int | None:
         found = UnknownFieldSet(Empty.FromString(message))
         return [(field.field_number, field.data) for field in found]
 
-    # ModelProto.opset_import (8), each with a domain (1), empty for ONNX's own, and a version (2).
+    # ModelProto.opset_import (8), each with a domain (1), or none for ONNX's, and a version (2).
     imports = [dict(fields(value)) for number, value in fields(model) if number == 8]
-    return next((one.get(2) for one in imports if not one.get(1)), None)
+    return next((one.get(2) for one in imports if one.get(1, b"") in (b"", b"ai.onnx")), None)
 
 
 def _run(

@@ -78,7 +78,8 @@ def _choose_jpeg(
 ) -> GoldenInput:
     """Take the first image that the model is sure enough of as a JPEG, else the surest.
 
-    Without a JPEG, nothing would tell whether another machine decodes and resizes as this one.
+    The images come from all parts of the split, which may hold one class after the other. Without a
+    JPEG, nothing would tell whether another machine decodes and resizes as this one.
     """
     spread = np.linspace(0, len(positions) - 1, min(_JPEG_CANDIDATES, len(positions))).astype(int)
     surest, largest_margin = None, -1.0

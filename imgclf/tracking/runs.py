@@ -135,12 +135,12 @@ def find_run(run_id: str) -> TrainRun:
     Raises:
         ImgclfError: there is none, or it is no training run.
     """
-    if not has_store():
-        raise ImgclfError(
-            f"There is no run '{run_id}': nothing is recorded at {tracking_uri()} yet.",
-            "Set MLFLOW_TRACKING_URI to the store that it was recorded in.",
-        )
     with readable_errors():
+        if not has_store():
+            raise ImgclfError(
+                f"There is no run '{run_id}': nothing is recorded at {tracking_uri()} yet.",
+                "Set MLFLOW_TRACKING_URI to the store that it was recorded in.",
+            )
         client = connect()
         experiment_ids = [
             found.experiment_id for found in client.search_experiments(max_results=1000)

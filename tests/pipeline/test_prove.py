@@ -74,7 +74,7 @@ def test_it_reads_the_image_files_and_counts_on_their_labels(
     accuracy = np.mean([answer.label == Path(answer.image).parent.name for answer in answers])
     assert proof.summary.startswith("160 images from stored files: same answers, logits within")
     assert proof.summary.endswith(f"accuracy {accuracy:.2%} = {accuracy:.2%}")
-    # Other data than the model's own, and without a test split: all of it is new to the model.
+    # By its digest other data than the model's own, and it gives no test split.
     assert (proof.split, proof.note) == ("all", "")
 
 
@@ -103,7 +103,7 @@ def test_a_given_test_split_of_other_data_is_what_is_compared(
     assert proof.summary.startswith("160 images")
 
 
-# The data that the model was trained on
+# --- The data that the model was trained on
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +111,14 @@ def of_photos(digit_files: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     """A folder with a split of its own options, and the export of a run on it."""
     folder = tmp_path_factory.mktemp("trained")
     photos = shutil.copytree(digit_files, folder / "photos")
-    options = {"epochs": 1, "test_fraction": 0.3, "split_seed": 7, "dataset": str(photos)}
-    run = package.train(
-        package.TrainConfig.from_dict({**options, "runs_dir": str(folder / "runs")})
+    config = package.TrainConfig(
+        epochs=1,
+        dataset=str(photos),
+        test_fraction=0.3,
+        split_seed=7,
+        runs_dir=str(folder / "runs"),
     )
+    run = package.train(config)
     return photos, package.export(run.run_id, exports_dir=folder / "exports")
 
 
@@ -127,16 +131,19 @@ def test_of_its_own_data_only_the_test_split_of_the_training_is_compared(of_phot
 
 
 def test_where_that_split_cannot_be_made_again_the_figures_come_with_a_warning(
-    of_photos: Any, tmp_path: Path
+    of_photos: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     photos, export = of_photos
     proto = onnx.load_from_string(export.model.read_bytes())
     provenance = {**Predictor(export.model).card.provenance, "split_digest": "0" * 64}
     change_card(proto, "provenance", provenance)
     write_sealed(proto, tmp_path / "model.onnx")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     result = imgclf("verify", tmp_path / "model.onnx", "--dataset", photos)
     assert result.exit_code == 0, result.output
     assert "these images are not its test split" in result.stderr
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 # --- Images that prove nothing
