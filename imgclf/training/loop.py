@@ -225,8 +225,8 @@ def _add(state: TrainState, sums: Tensor, most_bad: int) -> Tensor:
 def _step(state: TrainState, finite: Tensor) -> None:
     """Update the weights, unless the loss is not finite.
 
-    The scaler sees to that by itself. Fused optimisers are told as it tells them, without waiting
-    for the device; the others (Muon, and those on Apple's GPUs) go on.
+    The scaler sees to that by itself. Fused optimisers and Muon are told as it tells them, without
+    waiting for the device; those on Apple's GPUs go on.
     """
     optimizer = state.optimizer
     if not state.scaler.is_enabled() and getattr(optimizer, "_step_supports_amp_scaling", False):
