@@ -77,4 +77,6 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
     assert result.mlflow_run_id is not None
     history = MlflowClient().get_metric_history(result.mlflow_run_id, "train/loss")
     assert [point.step for point in history] == [1, 2, 3, 4, 5]
+    epochs = MlflowClient().get_metric_history(result.mlflow_run_id, "epoch_seconds")
+    assert result.timings["time/train_seconds"] >= sum(point.value for point in epochs)
     assert MlflowClient().get_run(result.mlflow_run_id).info.status == "FINISHED"
