@@ -21,7 +21,7 @@ from imgclf.models import ImageClassifier
 from imgclf.pipeline.run import History, Run
 from imgclf.progress import TrainingDisplay
 from imgclf.training.checkpoint import Checkpoint, is_finite, restore, write_checkpoint
-from imgclf.training.failures import BadStep, diverged_error, out_of_memory_error
+from imgclf.training.failures import BadStep, diverged_error, step_error
 from imgclf.training.loop import (
     EpochEnd,
     NonFiniteLossError,
@@ -183,8 +183,8 @@ def fit(
             raise
         except NonFiniteLossError as error:
             raise _diverged(error, run, loader, state) from error
-        except RuntimeError as error:
-            if told := out_of_memory_error(error, config):
+        except (RuntimeError, ValueError) as error:
+            if told := step_error(error, config):
                 raise told from error
             raise
     return progress

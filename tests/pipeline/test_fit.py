@@ -50,6 +50,22 @@ def test_diverging_training_names_its_images_and_keeps_the_checkpoint_before(
         assert all(tensor.isfinite().all() for tensor in weights if tensor.is_floating_point())
 
 
+def test_single_images_that_a_network_cannot_normalise_are_told_in_plain_words(
+    digit_files: Path, tmp_path: Path
+) -> None:
+    """Three poolings leave one position of nine."""
+    config = TrainConfig(
+        dataset=str(digit_files),
+        image_size=9,
+        model="speed-cnn-16",
+        batch_size=1,
+        runs_dir=str(tmp_path),
+    )
+    with pytest.raises(ImgclfError, match="batch of one image") as caught:
+        imgclf.train(config)
+    assert "--batch-size 2" in caught.value.hint
+
+
 def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
