@@ -75,7 +75,9 @@ class Augmentation:
         height, width: the network's input, in pixels.
         random_crop: cut random windows instead of the centre.
         crop_padding: pixels of black added on each side beforehand.
-        horizontal_flip: mirror every image in every other epoch, half of them in each.
+        horizontal_flip: mirror every row of the table in every other epoch, half of them in each.
+            A row is an image, but for balanced sampling, where it is a place in the epoch's order:
+            there, images are mirrored at random.
         random_resized_crop: smallest share of the stored image's area that is resized to the
             input, instead of a window of the input's size; 0: off.
         color_jitter: brightness, contrast and saturation change by factors within 1 ± this.
