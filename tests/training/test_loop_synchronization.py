@@ -116,3 +116,27 @@ def test_thirty_steps_are_queued_without_waiting_for_any(
     with_snapshots, snapshots = reads_of_an_epoch(seconds=0.0)
     assert snapshots == 30
     assert with_snapshots == at_the_end + 2 * snapshots
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("options", SETTINGS)
+def test_a_gpu_is_not_waited_for(
+    options: dict[str, Any], resident: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA itself refuses to be waited for, from the second step to the last but one."""
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SNAPSHOTS", 3600.0)
+    config = TrainConfig.from_dict({"epochs": 1, "batch_size": 10, **options})
+    compute = Compute(torch.device("cuda"), torch.float32, 1, "cuda")
+    state = TrainState.start(digits_cnn(config), config, compute)
+    loader = loader_of(config, 300, compute.device, resident)
+
+    def refuse_waiting() -> bool:
+        torch.cuda.set_sync_debug_mode("error" if state.step < 29 else "default")
+        return False
+
+    try:
+        list(train_epochs(state, loader, config, compute, refuse_waiting))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert state.step == 30
