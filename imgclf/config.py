@@ -100,7 +100,11 @@ class TrainConfig:
     crop_padding: int = _augmentation(
         0, "Pad each side by so many black pixels before a random crop.", minimum=0, maximum=256
     )
-    horizontal_flip: bool = _augmentation(False, "Mirror half of the images left to right.")
+    horizontal_flip: bool = _augmentation(
+        False,
+        "Mirror half of the images left to right, each in every other epoch; with"
+        " --balanced-sampling, at random.",
+    )
     random_resized_crop: float = _augmentation(
         0.0,
         "Train on random parts of the image, resized to the input, of at least this share of its"

@@ -17,28 +17,40 @@ _ATTEMPTS = 10
 
 
 def crop(
-    images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: tuple[int, int]
+    images: Tensor,
+    indices: Tensor,
+    top: Tensor | None,
+    left: Tensor | None,
+    flip: Tensor | None,
+    size: tuple[int, int],
 ) -> Tensor:
     """Cut windows out of some images and mirror some of the windows, in one gather.
 
     Args:
         images: uint8 [n, stored height, stored width, channels].
         indices: int64 [batch], the images wanted.
-        top, left: int64 [batch], the corner of each window, in pixels.
-        flip: bool [batch], whether the window is mirrored left to right.
+        top, left: int64 [batch], the corner of each window, in pixels; None: 0.
+        flip: bool [batch], whether the window is mirrored left to right; None: none is.
         size: height and width of the windows, in pixels.
 
     Returns:
         uint8 [batch, height, width, channels].
     """
     height, width = size
-    rows = top[:, None] + torch.arange(height, device=images.device)
-    columns = left[:, None] + _mirrored_positions(flip, width)
+    rows = torch.arange(height, device=images.device)[None]
+    columns = _mirrored_positions(flip, width, images.device)
+    rows = rows if top is None else rows + top[:, None]
+    columns = columns if left is None else columns + left[:, None]
     return images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def resized_crop(
-    images: Tensor, top: Tensor, left: Tensor, window: Tensor, flip: Tensor, size: tuple[int, int]
+    images: Tensor,
+    top: Tensor,
+    left: Tensor,
+    window: Tensor,
+    flip: Tensor | None,
+    size: tuple[int, int],
 ) -> Tensor:
     """Resize a window of each image, and mirror some of the results.
 
@@ -49,15 +61,15 @@ def resized_crop(
         images: uint8 [batch, stored height, stored width, channels].
         top, left: int64 [batch], the corner of each window, in pixels.
         window: int64 [batch, 2], height and width of each window, in pixels.
-        flip: bool [batch], whether the result is mirrored left to right.
+        flip: bool [batch], whether the result is mirrored left to right; None: none is.
         size: height and width of the result, in pixels.
 
     Returns:
         uint8 [batch, height, width, channels].
     """
     height, width = size
-    upright = torch.arange(height, device=images.device).expand(len(images), -1)
-    mirrored = _mirrored_positions(flip, width)
+    upright = torch.arange(height, device=images.device)[None]
+    mirrored = _mirrored_positions(flip, width, images.device)
     of_rows = _interpolation(top, window[:, 0], upright, images.shape[1])
     of_columns = _interpolation(left, window[:, 1], mirrored, images.shape[2])
     resized = torch.einsum("byh,bhwc->bywc", of_rows, images.float())
@@ -127,10 +139,10 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     return turned.round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def _mirrored_positions(flip: Tensor, width: int) -> Tensor:
-    """Return the column that each pixel of a row shows: int64 [batch, width]."""
-    positions = torch.arange(width, device=flip.device).expand(len(flip), -1)
-    return torch.where(flip[:, None], positions.flip(1), positions)
+def _mirrored_positions(flip: Tensor | None, width: int, device: torch.device) -> Tensor:
+    """Return the column that each pixel of a row shows: int64 [batch, width], or [1, width]."""
+    positions = torch.arange(width, device=device)[None]
+    return positions if flip is None else torch.where(flip[:, None], positions.flip(1), positions)
 
 
 def _interpolation(start: Tensor, length: Tensor, positions: Tensor, num_stored: int) -> Tensor:
@@ -138,7 +150,8 @@ def _interpolation(start: Tensor, length: Tensor, positions: Tensor, num_stored:
 
     Args:
         start, length: int64 [batch], where the window begins and how long it is, in stored pixels.
-        positions: int64 [batch, new], the place of each new pixel within the window, in new pixels.
+        positions: int64 [batch, new] or [1, new], the place of each new pixel within the window, in
+            new pixels.
         num_stored: pixels stored along that side.
 
     Returns:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import psutil
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from imgclf.config import TrainConfig
 from imgclf.data.augment import Augmentation, Draws
+
+_Result = TypeVar("_Result")
 
 _BATCHES_AHEAD = 2
 _IMAGES_AT_A_TIME = 4096
@@ -42,7 +45,8 @@ class TrainLoader:
     """The training images, dealt out in a new order each epoch.
 
     They live on the device where they fit into half of its free memory. Where they do not, batches
-    are gathered from where they lie (memory, or a file mapped into it), one ahead of the step.
+    are gathered from where they lie (memory, or a file mapped into it), two ahead of the step; to a
+    GPU they are copied while it computes.
 
     Args:
         images: uint8 [m, stored height, stored width, channels], of the whole data set.
@@ -76,6 +80,9 @@ class TrainLoader:
         self.resident = _fits(num_bytes, device) if resident is None else resident
         if self.resident:
             self._on_device = self._pad_all()
+        elif device.type == "cuda":
+            # What is queued on one stream is done in turn: copies among the steps would wait.
+            self._copying = torch.cuda.Stream(device)
         bounds = _batch_bounds(len(positions), config.batch_size)
         together = config.gradient_accumulation_steps
         self._steps = [bounds[i : i + together] for i in range(0, len(bounds), together)]
@@ -133,8 +140,15 @@ class TrainLoader:
             for start, end in bounds:
                 yield self._on_device, on_device[start:end]
             return
-        for gathered in _ahead(partial(self._gather, order[start:end]) for start, end in bounds):
-            images = gathered.to(self._device, non_blocking=True)
+        calls = (partial(self._gather, order[start:end]) for start, end in bounds)
+        for images, copied in _ahead(calls):
+            if copied is not None:
+                # The GPU waits for this copy before it goes on, and the memory is not given away
+                # while steps that are queued read it.
+                computing = torch.cuda.current_stream(self._device)
+                computing.wait_event(copied)
+                images.record_stream(computing)
+            images = images.to(self._device)
             yield self._augmentation.pad(images), torch.arange(len(images), device=self._device)
 
     def _batch(self, images: Tensor, indices: Tensor, chosen: Tensor, drawn: Draws) -> Batch:
@@ -143,15 +157,26 @@ class TrainLoader:
         images, targets = self._augmentation.mix(images, labels, drawn, self._num_classes)
         return Batch(images, labels, targets)
 
-    def _gather(self, chosen: NDArray[np.int64]) -> Tensor:
-        """Copy some images from where they lie: in the order of the file, which a disk likes."""
+    def _gather(self, chosen: NDArray[np.int64]) -> tuple[Tensor, torch.cuda.Event | None]:
+        """Gather some images from where they lie, and begin to copy them to a GPU.
+
+        Returns:
+            the images, and what a GPU must wait for before it reads them; None: nothing.
+        """
         positions = self._positions[chosen]
+        # In the order of the file, which a disk likes.
         ascending = np.argsort(positions)
-        pixels = np.empty((len(positions), *self._images.shape[1:]), np.uint8)
-        pixels[ascending] = self._images[positions[ascending]]
-        gathered = torch.from_numpy(pixels)
-        # From pinned memory a GPU copies while it computes.
-        return gathered.pin_memory() if self._device.type == "cuda" else gathered
+        shape, on_gpu = (len(positions), *self._images.shape[1:]), self._device.type == "cuda"
+        # A GPU copies from pinned memory without anybody waiting for it.
+        gathered = torch.empty(shape, dtype=torch.uint8, pin_memory=on_gpu)
+        gathered.numpy()[ascending] = self._images[positions[ascending]]
+        if not on_gpu:
+            return gathered, None
+        copied = torch.cuda.Event()
+        with torch.cuda.stream(self._copying):
+            images = gathered.to(self._device, non_blocking=True)
+            copied.record(self._copying)
+        return images, copied
 
     def _pad_all(self) -> Tensor:
         """Bring the training images to the device, some at a time: they lie in memory once."""
@@ -182,10 +207,10 @@ def _fits(num_bytes: int, device: torch.device) -> bool:
     return num_bytes <= psutil.virtual_memory().available // 2
 
 
-def _ahead(calls: Iterable[Callable[[], Tensor]]) -> Iterator[Tensor]:
-    """Yield the calls' results; each call is made in a thread while the result before is used."""
+def _ahead(calls: Iterable[Callable[[], _Result]]) -> Iterator[_Result]:
+    """Yield the calls' results; they are made in a thread, some while one before is used."""
     with ThreadPoolExecutor(1) as pool:
-        pending: deque[Future[Tensor]] = deque()
+        pending: deque[Future[_Result]] = deque()
         for call in calls:
             pending.append(pool.submit(call))
             if len(pending) > _BATCHES_AHEAD:

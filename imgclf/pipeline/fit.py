@@ -21,7 +21,7 @@ from imgclf.models import ImageClassifier
 from imgclf.pipeline.run import History, Run
 from imgclf.progress import TrainingDisplay
 from imgclf.training.checkpoint import Checkpoint, is_finite, restore, write_checkpoint
-from imgclf.training.failures import BadStep, diverged_error, out_of_memory_error
+from imgclf.training.failures import BadStep, diverged_error, step_error
 from imgclf.training.loop import (
     EpochEnd,
     NonFiniteLossError,
@@ -88,12 +88,18 @@ class Progress:
 
 
 class _Keeper:
-    """Writes checkpoints, and knows when the next one is due."""
+    """Writes checkpoints, and knows when the next one is due.
 
-    def __init__(self, run: Run, state: TrainState, progress: Progress) -> None:
+    Args:
+        run: in progress.
+        state, progress: what a checkpoint holds.
+        begun: when training began in this process, by `time.perf_counter`.
+    """
+
+    def __init__(self, run: Run, state: TrainState, progress: Progress, begun: float) -> None:
         self._run, self._state, self._progress = run, state, progress
-        self._seconds_before = progress.seconds
-        self._begun = self._written = time.perf_counter()
+        self._seconds_before, self._begun = progress.seconds, begun
+        self._written = time.perf_counter()
 
     def due(self) -> bool:
         minutes = self._run.config.checkpoint_minutes
@@ -130,7 +136,12 @@ def fit(
         interruption: a signal is heard between two steps; a checkpoint is written before it is
             raised.
         checkpoint: to go on from; None: from the beginning.
+
+    Returns:
+        what it has come to. Its seconds count from this call to the last checkpoint, the images'
+        way to the device and the wait for MLflow included.
     """
+    begun = time.perf_counter()
     config = run.config
     loader = _loader(run, augmentation)
     state = TrainState.start(model, config, run.compute)
@@ -139,7 +150,7 @@ def fit(
         restore(state, checkpoint)
         progress = Progress.from_checkpoint(checkpoint)
     _begin(run, loader, progress)
-    keeper = _Keeper(run, state, progress)
+    keeper = _Keeper(run, state, progress, begun)
     epoch_start = time.perf_counter() - progress.epoch_seconds
     display = TrainingDisplay(config.epochs, loader.steps_per_epoch)
     with display, interruption.held():
@@ -172,8 +183,8 @@ def fit(
             raise
         except NonFiniteLossError as error:
             raise _diverged(error, run, loader, state) from error
-        except RuntimeError as error:
-            if told := out_of_memory_error(error, config):
+        except (RuntimeError, ValueError) as error:
+            if told := step_error(error, config):
                 raise told from error
             raise
     return progress

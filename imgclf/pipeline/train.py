@@ -109,8 +109,8 @@ def _train(
     interruption: Interruption,
     interrupted: Interrupted | None,
 ) -> TrainResult:
-    compute = choose_compute(config)
     started = time.perf_counter()
+    compute = choose_compute(config)
     dataset, split = load_and_split(config)
     if not len(split.val) and (config.early_stopping_patience or config.monitor != "val/accuracy"):
         raise UsageError(

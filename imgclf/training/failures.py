@@ -14,11 +14,30 @@ _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|STATUS_ALLOC_FAILED|can't allocate memory|not enough memory", re.IGNORECASE
 )
+# How torch says that a batch normalisation sees a single value of each channel.
+_SINGLE_VALUE = "Expected more than 1 value per channel"
 # Further from the mean than pixels from 0 to 255 ever lie where images differ at all.
 _EXTREME_INPUT = 50.0
 
 
-def out_of_memory_error(error: RuntimeError, config: TrainConfig) -> ImgclfError | None:
+def step_error(error: RuntimeError | ValueError, config: TrainConfig) -> ImgclfError | None:
+    """Say in plain words what a step has failed of, where a person can mend it; else None.
+
+    Args:
+        error: raised by a step.
+        config: of the run.
+    """
+    if _SINGLE_VALUE in str(error):
+        return ImgclfError(
+            "Batch normalisation cannot train on a batch of one image here: the network has"
+            " shrunk it to a single position, and one value has no spread.",
+            "Choose --batch-size 2 or more (with two training images at least), larger images, or"
+            " --norm-layer none.",
+        )
+    return out_of_memory_error(error, config)
+
+
+def out_of_memory_error(error: Exception, config: TrainConfig) -> ImgclfError | None:
     """Say which batch size did not fit into memory, and which one may.
 
     It proposes half of the batch, or less where the one allocation that failed would still take

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -58,8 +59,8 @@ class TrainState:
         averaged: their moving average, or None where it is not wanted.
         optimizer, scaler: the optimiser, and the loss scaling that fp16 needs.
         sums: of the epoch in progress.
-        bad_steps: int64 [2], on the device: how many of the last steps in a row had a loss that is
-            not finite, and the first step of those that were too many, else -1.
+        bad_steps: int64, a scalar on the device: how many of the last steps in a row had a loss
+            that is not finite. Once that is too many, every step counts.
         epoch: complete epochs so far.
         step: steps so far, over all epochs.
     """
@@ -85,7 +86,7 @@ class TrainState:
             optimizer=create_optimizer(model, config),
             scaler=torch.amp.GradScaler(compute.device.type, enabled=scaled),
             sums=EpochSums.start(compute.device),
-            bad_steps=torch.tensor([0, -1], device=compute.device),
+            bad_steps=torch.zeros((), dtype=torch.int64, device=compute.device),
         )
 
     @property
@@ -162,18 +163,19 @@ def train_epochs(
                 group["lr"] = learning_rate_at(state.step, loader.steps_per_epoch, config)
             state.optimizer.zero_grad()
             num_images = sum(map(len, batches))
-            sums = torch.zeros_like(state.sums.sums)
+            sums = []
             for batch in batches:
                 with _autocast(compute):
                     logits = forward(batch.images)
                 loss = loss_of(logits, batch.targets)
-                state.scaler.scale(loss * (len(batch) / num_images)).backward()
-                sums += _sums(loss, logits, batch.labels)
-            finite = _add(state, sums, config.max_bad_steps)
+                share = torch.full_like(loss, len(batch) / num_images)
+                state.scaler.scale(loss).backward(share)
+                sums.append(_sums(loss, logits, batch.labels))
+            is_bad = _add(state, reduce(torch.add, sums), config.max_bad_steps)
             if config.gradient_clip_norm:
                 state.scaler.unscale_(state.optimizer)
                 clip_grad_norm_(state.model.parameters(), config.gradient_clip_norm)
-            _step(state, finite)
+            _step(state, is_bad)
             if state.averaged is not None:
                 update_average(state.averaged, state.model, state.step, config.ema_decay)
             state.step += 1
@@ -205,32 +207,30 @@ def _autocast(compute: Compute) -> torch.autocast:
 
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """Return a batch's part of `EpochSums.sums`."""
+    loss = loss.detach()
     right = (logits.detach().argmax(1) == labels).sum()
-    images = torch.full_like(right, len(labels))
-    return torch.stack([loss.detach().float() * len(labels), right.float(), images.float()])
+    return torch.stack([loss * len(labels), right, torch.full_like(loss, len(labels))])
 
 
 def _add(state: TrainState, sums: Tensor, most_bad: int) -> Tensor:
-    """Add a step's sums where its loss is finite, and tell on the device whether it is."""
-    finite = sums[0].isfinite()
-    state.sums.sums += torch.where(finite, sums, 0)
-    in_a_row, first = state.bad_steps
-    in_a_row = torch.where(finite, 0, in_a_row + 1)
-    too_many = (in_a_row > most_bad) & (first < 0)
-    first = torch.where(too_many, state.step - most_bad, first)
-    state.bad_steps = torch.stack([in_a_row, first])
-    return finite
+    """Add a step's sums where its loss is finite, and tell on the device whether it is not."""
+    # Infinity times 0 is no number, and what is no number differs from 0.
+    is_bad = sums[0] * 0 != 0
+    state.sums.sums += sums.masked_fill(is_bad, 0)
+    goes_on = is_bad | (state.bad_steps > most_bad)
+    state.bad_steps = (state.bad_steps + 1) * goes_on
+    return is_bad
 
 
-def _step(state: TrainState, finite: Tensor) -> None:
+def _step(state: TrainState, is_bad: Tensor) -> None:
     """Update the weights, unless the loss is not finite.
 
-    The scaler sees to that by itself. Fused optimisers are told as it tells them, without waiting
-    for the device; the others (Muon, and those on Apple's GPUs) go on.
+    The scaler sees to that by itself. Fused optimisers and Muon are told as it tells them, without
+    waiting for the device; those on Apple's GPUs go on.
     """
     optimizer = state.optimizer
     if not state.scaler.is_enabled() and getattr(optimizer, "_step_supports_amp_scaling", False):
-        setattr(optimizer, "found_inf", finite.logical_not().float())  # noqa: B010
+        setattr(optimizer, "found_inf", is_bad.float())  # noqa: B010
     state.scaler.step(optimizer)
     state.scaler.update()
 
@@ -255,9 +255,9 @@ class _Clock:
 
 def _snapshot(state: TrainState, epoch: int, clock: _Clock, config: TrainConfig) -> Snapshot:
     """Read what has gathered on the device."""
-    bad_steps, first_bad = state.bad_steps.tolist()
-    if first_bad >= 0:
-        raise NonFiniteLossError(first_bad, config.max_bad_steps + 1)
+    bad_steps = int(state.bad_steps)
+    if bad_steps > config.max_bad_steps:
+        raise NonFiniteLossError(state.step - bad_steps, config.max_bad_steps + 1)
     loss, right, images = state.sums.sums.tolist()
     state.sums.seconds = clock.seconds()
     loss, accuracy = (loss / images, right / images) if images else (math.nan, math.nan)

@@ -8,7 +8,6 @@ from torch.nn.functional import (
     binary_cross_entropy_with_logits,
     cross_entropy,
     log_softmax,
-    one_hot,
 )
 
 from imgclf.config import TrainConfig
@@ -107,5 +106,6 @@ def as_probabilities(targets: Tensor, logits: Tensor, smoothing: float) -> Tenso
     """
     num_classes = logits.shape[1]
     if targets.ndim == 1:
-        targets = one_hot(targets, num_classes)
+        # Not one_hot: on a CPU it reads the smallest and the largest label each time.
+        targets = torch.zeros_like(logits).scatter_(1, targets[:, None], 1)
     return torch.lerp(targets.to(logits.dtype), torch.full_like(logits, 1 / num_classes), smoothing)

@@ -24,13 +24,18 @@ class Muon(Optimizer):
     the size that an update of AdamW has (Liu et al., Muon is Scalable for LLM Training,
     arXiv:2502.16982): so both share the learning rate and the decoupled weight decay.
 
+    A step that is found not to be finite changes nothing. As PyTorch's fused optimisers, it reads
+    that on the device, from the attribute ``found_inf`` (float32, a scalar; not 0: leave the step
+    out), and divides gradients by the attribute ``grad_scale``, where `torch.amp.GradScaler` or the
+    training loop has set them.
+
     Args:
         filters: a group of weights whose first dimension counts filters, maybe empty.
         others: groups for AdamW.
         lr: the learning rate of both.
         momentum: of the filters' updates.
         nesterov: whether the filters' momentum looks ahead.
-        betas, fused: of AdamW.
+        betas, fused: of AdamW. Only the fused one leaves steps out.
     """
 
     def __init__(
@@ -46,29 +51,41 @@ class Muon(Optimizer):
         self._adamw = AdamW(others, lr=lr, betas=betas, fused=fused)
         own = {**filters, "momentum": momentum, "nesterov": nesterov}
         super().__init__([own, *self._adamw.param_groups], {"lr": lr})
+        self._step_supports_amp_scaling = fused
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyrefly: ignore
         """Update all weights that have a gradient."""
         assert closure is None
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        left_out = None if found_inf is None else found_inf > 0
         filters, *others = self.param_groups
         for weight in filters["params"]:
             if weight.grad is not None:
-                self._update_filters(weight, weight.grad, filters)
+                gradient = weight.grad if scale is None else weight.grad / scale
+                self._update_filters(weight, gradient, filters, left_out)
         # Loading a state replaces groups and state by new objects: they are shared at each step.
-        self._adamw.param_groups, self._adamw.state = others, self.state
+        shared = {"param_groups": others, "state": self.state}
+        vars(self._adamw).update(shared, grad_scale=scale, found_inf=found_inf)
         self._adamw.step()
 
-    def _update_filters(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _update_filters(
+        self, weight: Tensor, gradient: Tensor, group: dict[str, Any], left_out: Tensor | None
+    ) -> None:
         state = self.state[weight]
         if not state:
             state["momentum"] = torch.zeros_like(weight)
-        average = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+        momentum = state["momentum"]
+        if left_out is not None:
+            # Momentum that moves towards itself stays as it is, and so the update is finite.
+            gradient = torch.where(left_out, momentum, gradient)
+        average = momentum.lerp_(gradient, 1 - group["momentum"])
         update = gradient.lerp(average, group["momentum"]) if group["nesterov"] else average
         matrix = orthogonalised(update.flatten(1))
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
         size = 0.2 * max(matrix.shape) ** 0.5
-        weight.add_(matrix.view_as(weight), alpha=-group["lr"] * size)
+        moved = weight * (1 - group["lr"] * group["weight_decay"])
+        moved.add_(matrix.view_as(weight), alpha=-group["lr"] * size)
+        weight.copy_(moved if left_out is None else torch.where(left_out, weight, moved))
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import beta, binomtest, chisquare, kstest, spearmanr, uniform
+from torch import Tensor
 
 from every_augmentation import EVERYTHING, tables_of
 from imgclf.data.augment import Augmentation, Draws
@@ -15,12 +16,18 @@ from imgclf.data.augment import Augmentation, Draws
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+def windows_of(draws: Draws) -> tuple[Tensor, Tensor]:
+    assert draws.top is not None
+    assert draws.left is not None
+    return draws.top, draws.left
+
+
 def test_crops_reach_every_offset_equally_often() -> None:
     augmentation = Augmentation(8, 6, True, 2, False)
     padded = augmentation.pad(torch.zeros(20_000, 10, 6, 1, dtype=torch.uint8))
     draws = augmentation.draw(padded, seed=0, epoch=1)
     counts = np.zeros((7, 5), int)  # 10 + 4 - 8 + 1 rows, 6 + 4 - 6 + 1 columns
-    np.add.at(counts, (draws.top.numpy(), draws.left.numpy()), 1)
+    np.add.at(counts, tuple(table.numpy() for table in windows_of(draws)), 1)
     assert counts.sum() == 20_000
     # Uniform and independent: each of the 35 pairs about 571 times.
     assert chisquare(counts.ravel()).pvalue > 1e-4
@@ -29,8 +36,8 @@ def test_crops_reach_every_offset_equally_often() -> None:
 def test_draws_of_one_epoch_tell_nothing_of_the_next() -> None:
     augmentation = Augmentation(4, 4, True, 0, False)
     padded = torch.zeros(20_000, 7, 8, 1, dtype=torch.uint8)
-    one, two = (augmentation.draw(padded, 0, epoch) for epoch in (1, 2))
-    for first, second, offsets in ((one.top, two.top, 4), (one.left, two.left, 5)):
+    one, two = (windows_of(augmentation.draw(padded, 0, epoch)) for epoch in (1, 2))
+    for first, second, offsets in zip(one, two, (4, 5), strict=True):
         counts = np.zeros((offsets, offsets), int)
         np.add.at(counts, (first.numpy(), second.numpy()), 1)
         assert chisquare(counts.ravel()).pvalue > 1e-4
@@ -39,12 +46,29 @@ def test_draws_of_one_epoch_tell_nothing_of_the_next() -> None:
 def test_who_is_mirrored_first_is_independent_of_every_epochs_order() -> None:
     """Both are drawn from the seed; they must not share their random numbers."""
     padded = torch.zeros(10_000, 4, 4, 1, dtype=torch.uint8)
-    flips = Augmentation(4, 4, False, 0, True).draw(padded, seed=9, epoch=2).flip.numpy()
+    flips = tables_of(Augmentation(4, 4, False, 0, True).draw(padded, seed=9, epoch=2))["flip"]
     for epoch in range(4):
         for stream in range(4):
             drawn = np.random.default_rng([9, epoch, stream]).random(10_000) < 0.5
             if (epoch, stream) != (0, 2):
-                assert 4_700 < (drawn == flips).sum() < 5_300
+                assert 4_700 < (drawn == flips.numpy()).sum() < 5_300
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "tables"),
+    [
+        (Augmentation(4, 4, True, 0, False), set()),  # there is no room for another window
+        (Augmentation(4, 4, True, 0, True), {"flip"}),
+        (Augmentation(2, 4, True, 0, False), {"top", "left"}),
+        (Augmentation(2, 3, False, 0, False), set()),  # always the centre
+    ],
+)
+def test_nothing_is_drawn_that_changes_nothing(
+    augmentation: Augmentation, tables: set[str]
+) -> None:
+    """Each table costs an operation in every step."""
+    padded = torch.zeros(10, 4, 4, 1, dtype=torch.uint8)
+    assert tables_of(augmentation.draw(padded, 0, 1)).keys() == tables
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +161,7 @@ def test_an_augmentation_that_is_left_out_changes_no_draw_of_the_others(
     absent = set(expected) - set(tables_of(fewer))
     # With only one of MixUp and CutMix, every image gets that one.
     affected = {
-        "horizontal_flip": ({"flip"}, set()),
+        "horizontal_flip": (set(), {"flip"}),
         "color_jitter": (set(), {"colour"}),
         "rotation": (set(), {"degrees"}),
         "mixup": ({"cutmix"}, {"mixup"}),

@@ -1,6 +1,5 @@
 import gc
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -253,41 +252,7 @@ def test_an_image_that_is_shown_again_is_augmented_anew() -> None:
     assert len({image.numpy().tobytes() for image in shown}) > 15  # of 25 windows
 
 
-EVERY_AUGMENTATION = {
-    "crop_padding": 2, "horizontal_flip": True, "rotation": 20.0, "color_jitter": 0.3, "hue": 0.1,
-    "cutout": 3, "mixup": 0.4, "cutmix": 1.0,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("options", [{}, EVERY_AUGMENTATION, {"random_resized_crop": 0.4}])
-@pytest.mark.parametrize(
-    "more", [{}, {"balanced_sampling": True}, {"gradient_accumulation_steps": 3}]
-)
-def test_batches_are_the_same_wherever_the_images_live(
-    options: dict[str, Any], more: dict[str, Any], tmp_path: Path
-) -> None:
-    """On the device, in memory or in a file that is mapped: order, draws and pixels agree."""
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (90, 12, 14, 3), dtype=np.uint8)
-    labels = generator.integers(0, 4, 90)
-    positions = generator.permutation(90)[:70]
-    images.tofile(tmp_path / "pixels.raw")
-    mapped = np.memmap(tmp_path / "pixels.raw", np.uint8, "r", shape=images.shape)
-    config = TrainConfig.from_dict({"batch_size": 16, "seed": 3, **options, **more})
-    augmentation = Augmentation.from_config(config, 10, 10)
-    loaders = [
-        TrainLoader(lying, positions, labels, 4, augmentation, config, CPU, resident=resident)
-        for lying, resident in ((images, True), (images, False), (mapped, False))
-    ]
-    for epoch in (1, 2):
-        expected, *others = (batches_of(loader, epoch) for loader in loaders)
-        for batches in others:
-            assert len(batches) == len(expected)
-            for batch, wanted in zip(batches, expected, strict=True):
-                torch.testing.assert_close(batch.images, wanted.images, rtol=0, atol=0)
-                assert torch.equal(batch.labels, wanted.labels)
-                assert torch.equal(batch.targets, wanted.targets)
-    assert [loader.resident for loader in loaders] == [True, False, False]
+# Memory
 
 
 def test_images_live_on_the_device_where_half_of_its_memory_holds_them() -> None:

@@ -11,6 +11,7 @@ from imgclf.evaluation.inference import predict_logits
 from imgclf.models import ImageClassifier, InputShape, NetworkSettings, create_network
 
 CPU = torch.device("cpu")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
 def model() -> nn.Module:
@@ -42,10 +43,13 @@ def reference(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         return exact.network(normalised).numpy()
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 512])
-def test_answers_are_those_of_evaluation_mode_whatever_the_batch_size(batch_size: int) -> None:
-    pixels = images(20)
-    logits = predict_logits(model(), pixels, CPU, batch_size)
+def test_answers_are_those_of_evaluation_mode_whatever_the_batch_size(
+    batch_size: int, device: str
+) -> None:
+    pixels, where = images(20), torch.device(device)
+    logits = predict_logits(model().to(where), pixels, where, batch_size)
     assert logits.shape == (20, 5)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, reference(pixels), rtol=1e-5, atol=1e-5)

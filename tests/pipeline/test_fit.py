@@ -51,6 +51,22 @@ def test_diverging_training_names_its_images_and_keeps_the_checkpoint_before(
         assert all(tensor.isfinite().all() for tensor in weights if tensor.is_floating_point())
 
 
+def test_single_images_that_a_network_cannot_normalise_are_told_in_plain_words(
+    digit_files: Path, tmp_path: Path
+) -> None:
+    """Three poolings leave one position of nine."""
+    config = TrainConfig(
+        dataset=str(digit_files),
+        image_size=9,
+        model="speed-cnn-16",
+        batch_size=1,
+        runs_dir=str(tmp_path),
+    )
+    with pytest.raises(ImgclfError, match="batch of one image") as caught:
+        imgclf.train(config)
+    assert "--batch-size 2" in caught.value.hint
+
+
 @pytest.mark.faults
 def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -79,4 +95,6 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
     assert result.mlflow_run_id is not None
     history = MlflowClient().get_metric_history(result.mlflow_run_id, "train/loss")
     assert [point.step for point in history] == [1, 2, 3, 4, 5]
+    epochs = MlflowClient().get_metric_history(result.mlflow_run_id, "epoch_seconds")
+    assert result.timings["time/train_seconds"] >= sum(point.value for point in epochs)
     assert MlflowClient().get_run(result.mlflow_run_id).info.status == "FINISHED"

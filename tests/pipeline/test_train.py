@@ -1,6 +1,7 @@
 """Whole runs, in one process, on real images."""
 
 import json
+import time
 from pathlib import Path
 
 import pandas
@@ -12,6 +13,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 import imgclf
 from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError, UsageError
+from imgclf.tracking.journal import JOURNAL_FILE, read_records
+from imgclf.tracking.tracker import Tracker
 
 
 def quick(tmp_path: Path, **values) -> TrainConfig:
@@ -82,6 +85,30 @@ def test_stages_and_epochs_are_timed(trained):
     assert [point.step for point in epochs] == [1, 2, 3]
     assert min(point.value for point in epochs) > 0
     assert sum(point.value for point in epochs) <= stages["train"]
+
+
+def test_from_the_data_on_the_disk_to_the_last_epoch_no_second_is_left_out(tmp_path, monkeypatch):
+    """Neither the first batch's picture nor the wait for MLflow, which is made longer here."""
+    wait_until_open, opened = Tracker.wait_until_open, []
+
+    def slow_to_open(tracker: Tracker) -> None:
+        wait_until_open(tracker)
+        time.sleep(0.5)
+        opened.append(time.time())
+
+    monkeypatch.setattr(Tracker, "wait_until_open", slow_to_open)
+    result = imgclf.train(quick(tmp_path, epochs=2))
+    data, train = (result.timings[f"time/{name}_seconds"] for name in ("data", "train"))
+    records = list(read_records(result.folder / JOURNAL_FILE))
+    epochs = [
+        record.content["values"]["epoch_seconds"]
+        for record in records
+        if "epoch_seconds" in record.content.get("values", {})
+    ]
+    assert len(epochs) == 2
+    (picture,) = (record for record in records if record.content.get("path") == "samples.png")
+    assert train >= opened[0] - picture.time_ms / 1000 + sum(epochs)
+    assert data + train >= opened[0] - records[0].time_ms / 1000 + sum(epochs)
 
 
 def test_without_validation_the_last_epoch_is_kept_and_never_becomes_champion(tmp_path):

@@ -26,10 +26,14 @@ def some_digits(number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return images[..., None], bunch.target[:number].astype(np.int64)
 
 
-def loader_of(config: TrainConfig, number: int) -> TrainLoader:
+def loader_of(
+    config: TrainConfig, number: int, device: torch.device = CPU, resident: bool | None = None
+) -> TrainLoader:
     augmentation = Augmentation.from_config(config, 8, 8)
     images, labels = some_digits(number)
-    return TrainLoader(images, np.arange(number), labels, 10, augmentation, config, CPU)
+    return TrainLoader(
+        images, np.arange(number), labels, 10, augmentation, config, device, resident
+    )
 
 
 def digits_cnn(config: TrainConfig) -> nn.Module:

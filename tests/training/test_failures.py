@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from imgclf.config import TrainConfig
-from imgclf.training.failures import BadStep, diverged_error, likely_causes, out_of_memory_error
+from imgclf.training.failures import (
+    BadStep,
+    diverged_error,
+    likely_causes,
+    out_of_memory_error,
+    step_error,
+)
 
 GPU = TrainConfig(device="cuda", precision="fp16", batch_size=256)
 
@@ -48,6 +54,27 @@ def test_a_single_image_that_does_not_fit_needs_a_smaller_network() -> None:
     assert error is not None
     assert "--model" in error.hint
     assert "--batch-size" not in error.hint
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 1, 1), (1, 4)])
+def test_a_batch_of_one_that_cannot_be_normalised_is_told_with_a_way_out(
+    shape: tuple[int, ...],
+) -> None:
+    layer = torch.nn.BatchNorm2d(4) if len(shape) == 4 else torch.nn.BatchNorm1d(4)
+    with pytest.raises(ValueError, match="more than 1 value") as caught:
+        layer(torch.zeros(shape))
+    error = step_error(caught.value, TrainConfig(batch_size=1))
+    assert error is not None
+    assert "batch of one image" in error.message
+    assert "--batch-size 2" in error.hint
+
+
+def test_a_step_that_lacks_memory_is_told_as_such_and_what_else_fails_stays_as_it_is() -> None:
+    error = step_error(cuda_error("3.00 GiB"), GPU)
+    assert error is not None
+    assert "does not fit into memory" in error.message
+    assert step_error(ValueError("a mistake of ours"), GPU) is None
+    assert step_error(RuntimeError("a mistake of ours"), GPU) is None
 
 
 def test_memory_that_other_programs_hold_is_told() -> None:

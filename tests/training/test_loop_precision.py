@@ -50,8 +50,11 @@ def test_loss_scaling_is_for_fp16_only() -> None:
         assert state.scaler.is_enabled() == scaled
 
 
-def test_fp16_step_whose_gradients_overflow_changes_neither_weights_nor_average() -> None:
-    config = TrainConfig(epochs=8, batch_size=10, ema=True)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_fp16_step_whose_gradients_overflow_changes_neither_weights_nor_average(
+    optimizer: str,
+) -> None:
+    config = TrainConfig(epochs=8, batch_size=10, ema=True, optimizer=optimizer)
     compute = Compute(CPU, torch.float16, 1, "cpu")
     state = TrainState.start(digits_cnn(config), config, compute)
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)

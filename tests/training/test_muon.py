@@ -113,3 +113,42 @@ def test_a_loaded_state_goes_on_as_if_it_had_not_stopped() -> None:
     train(model, optimizer, range(3, 6))
     train(again, resumed, range(3, 6))
     assert all(map(torch.equal, model.parameters(), again.parameters()))
+
+
+def test_a_step_that_is_left_out_is_as_if_it_had_not_been() -> None:
+    """With gradients that are not numbers, at the beginning and later."""
+    model, reference = network(), network()
+    ours, theirs = optimizer_of(model), optimizer_of(reference)
+
+    def step_without_numbers() -> None:
+        for weight in model.parameters():
+            weight.grad = torch.full_like(weight, torch.nan)
+        vars(ours)["found_inf"] = torch.ones(())
+        ours.step()
+        vars(ours)["found_inf"] = torch.zeros(())
+
+    step_without_numbers()
+    train(model, ours, range(3))
+    step_without_numbers()
+    train(model, ours, range(3, 6))
+    train(reference, theirs, range(6))
+    assert all(map(torch.equal, model.parameters(), reference.parameters()))
+
+
+def test_scaled_gradients_move_weights_as_plain_ones_do() -> None:
+    """Scales are powers of two: no digit is lost. One step overflows, and is left out."""
+    model, reference = network(), network()
+    ours, theirs = optimizer_of(model), optimizer_of(reference)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    train(reference, theirs, range(3))
+    for step in (0, 1, 1, 2):
+        images = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(step))
+        ours.zero_grad()
+        loss = nn.functional.cross_entropy(model(images), torch.arange(16) % 5)
+        scaler.scale(loss).backward()
+        if scaler.get_scale() == 2.0**10 and step == 1:
+            next(model.parameters()).grad[0] = torch.inf  # pyrefly: ignore
+        scaler.step(ours)
+        scaler.update()
+    assert scaler.get_scale() == 2.0**9
+    assert all(map(torch.equal, model.parameters(), reference.parameters()))
