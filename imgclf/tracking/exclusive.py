@@ -32,8 +32,7 @@ def exclusive(what: str) -> Iterator[None]:
         lock.acquire(timeout=_PATIENCE_SECONDS)
     except Timeout as error:
         raise ImgclfError(
-            f"Another process has been writing to {what} for"
-            f" {_PATIENCE_SECONDS / 60:.0f} minutes.",
+            f"Another process has been writing to {what} for {_PATIENCE_SECONDS / 60:.0f} minutes.",
             "Wait for its end, or end it; then do this again.",
         ) from error
     try:
