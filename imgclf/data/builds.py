@@ -91,7 +91,7 @@ def _locked_folder(cache: Path) -> tuple[Path, BaseFileLock]:
         lock = _lock(folder)
         try:
             lock.acquire(blocking=False)
-        except (Timeout, FileNotFoundError):
+        except (Timeout, FileNotFoundError, FileExistsError):
             # Another process has seen the folder before it was locked, and is removing it.
             shutil.rmtree(folder, ignore_errors=True)
             continue
