@@ -122,10 +122,8 @@ def main(folder: str, epochs: int, workers: int, rounds: int) -> None:
         ways: dict[str, Way] = {
             "imgclf, empty cache": partial(_decode_first, folder, epochs),
             "imgclf, next run": next_run,
-            "ImageFolder, DataLoader without workers": partial(_image_folder, folder, epochs, 0),
-            f"ImageFolder, DataLoader with {workers}": partial(
-                _image_folder, folder, epochs, workers
-            ),
+            "ImageFolder, no workers": partial(_image_folder, folder, epochs, 0),
+            f"ImageFolder, {workers} workers": partial(_image_folder, folder, epochs, workers),
         }
         _measure(next_run)  # fills the cache
         measured: dict[str, list[tuple[list[float], int]]] = {name: [] for name in ways}
