@@ -13,8 +13,8 @@ epoch. Downloading, decoding a folder's images for the first time and importing 
 Before each run the published notebook's way is timed on 3,000 images: its ten epochs over 60,000,
 calculated from that, stand beside.
 
---tta adds the test accuracy with test-time augmentation, as `imgclf evaluate --tta` measures it; its
-kind is to be chosen on validation images.
+--tta adds the test accuracy with test-time augmentation, as `imgclf evaluate --tta` measures it;
+its kind is to be chosen on validation images.
 """
 
 import os

@@ -48,7 +48,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SMALLEST = {
-    "augmentation_speed": "--size 8 --batch 4 --threads 1",
+    "augmentation_speed": "--size 16 --batch 4 --threads 1",
     "cost_by_size": "--size 1000 --size 2000 --images 2000 --rounds 2",
     "digits_accuracy": "--seeds 1",
     "folder_data": "{photos}/train --epochs 2 --rounds 2",

@@ -116,7 +116,7 @@ def load_decoded(
         wanted: an ``image_size``, as `choose_size` takes it, or the very rule.
         cache: the folder of all entries; created where it is missing.
         source: where the files were listed, for people.
-        progress: is told the number of decoded files and of all files.
+        progress: is told the number of decoded files and of all files; 0 at the start.
 
     Raises:
         ImgclfError: the cache cannot be written, or the disk is full; or a process that decodes was
@@ -261,6 +261,7 @@ def _write_pixels(
 ) -> list[Outcome] | None:
     """Write the pixels of the readable files; None once an image breaks the plan."""
     outcomes: list[Outcome] = []
+    progress(0, len(files))
     # Written, not mapped: a full disk is an error then, and no broken process.
     with path.open("wb") as output, closing(decode_files(files, plan.size)) as batches:
         for batch in batches:
