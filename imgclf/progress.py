@@ -25,6 +25,8 @@ from imgclf.options import option_of
 from imgclf.training.device import Compute
 from imgclf.training.loop import EpochEnd, Snapshot
 
+# What takes less is not worth a word.
+_SECONDS_UNTIL_FIRST_LINE = 2.0
 _SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -70,7 +72,7 @@ def print_start(
 
 
 class _DecodingDisplay:
-    """A bar on a terminal, else a line at the start and one every half minute.
+    """A bar on a terminal, else a line soon after the start and one every half minute.
 
     Args:
         clock: tells seconds.
@@ -89,7 +91,7 @@ class _DecodingDisplay:
         )
         self._clock = clock
         self._task: TaskID | None = None
-        self._begun = self._spoken = 0.0
+        self._begun = self._next_line = 0.0
         self._done = 0
 
     def __call__(self, done: int, total: int) -> None:
@@ -97,30 +99,25 @@ class _DecodingDisplay:
         now = self._clock()
         if self._task is None:
             self._task = self.bar.add_task("", total=total)
-            self._begun = self._spoken = now
-            self._say_without_bar(f"decoding {total:,} images")
-        elif now - self._spoken >= _SECONDS_BETWEEN_LINES:
-            self._spoken = now
-            self._say_without_bar(f"decoding images: {done:,} of {total:,}")
+            self._begun, self._next_line = now, now + _SECONDS_UNTIL_FIRST_LINE
+        elif now >= self._next_line and self.bar.disable:
+            self._next_line = now + _SECONDS_BETWEEN_LINES
+            say(f"decoding images: {done:,} of {total:,}")
         self.bar.update(self._task, completed=done)
         self._done = done
 
     def finish(self) -> None:
-        """Say how long it took, where anything was decoded."""
-        if self._task is not None:
-            seconds = self._clock() - self._begun
+        """Say how long it took."""
+        seconds = 0.0 if self._task is None else self._clock() - self._begun
+        if seconds >= _SECONDS_UNTIL_FIRST_LINE:
             say(f"decoded {self._done:,} images in {seconds:,.1f} s; later runs find them so")
-
-    def _say_without_bar(self, text: str) -> None:
-        if self.bar.disable:
-            say(text)
 
 
 @contextmanager
 def decoding_bar(
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Callable[[int, int], None]]:
-    """Show how many files are decoded, and how long that took; nothing where none need be.
+    """Show how many files are decoded, and how long that took; nothing where it is soon done.
 
     Args:
         clock: tells seconds.
