@@ -52,7 +52,8 @@ def _write_images(path: Path, number: int) -> None:
     generator = np.random.default_rng(0)
     images = np.lib.format.open_memmap(path, "w+", np.uint8, (number, 32, 32, 3))
     for start in range(0, number, _CHUNK):
-        images[start : start + _CHUNK] = generator.integers(0, 256, (_CHUNK, 32, 32, 3), np.uint8)
+        part = images[start : start + _CHUNK]
+        part[...] = generator.integers(0, 256, part.shape, np.uint8)
     images.flush()
 
 

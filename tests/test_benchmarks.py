@@ -49,9 +49,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SMALLEST = {
     "augmentation_speed": "--size 16 --batch 4 --threads 1",
-    "cost_by_size": "--size 1000 --size 2000 --images 2000 --rounds 2",
+    "cost_by_size": "--size 1000 --size 1500 --images 2000 --rounds 1",
     "digits_accuracy": "--seeds 1",
-    "folder_data": "{photos}/train --epochs 2 --rounds 2",
+    "folder_data": "{photos}/train --epochs 2 --rounds 1",
     "loop_efficiency": "--images 256 --repeats 1",
     "prediction": "--processes 1 --rounds 1 --seconds 0.01",
     "recipes": "{photos} --recipe cifar10-cnn --cifar10 {photos}/train --seeds 1 --tta flip",
