@@ -56,6 +56,7 @@ Way = Callable[[], object]
 
 _workers = click.option(
     "--workers",
+    type=int,
     default=available_cores,
     show_default="one for each core",
     help="Worker processes of the peers' loaders.",

@@ -123,7 +123,8 @@ def _lock(folder: Path) -> BaseFileLock:
 def _folders(cache: Path) -> list[Path]:
     if not cache.is_dir():
         return []
-    return sorted(path for path in cache.iterdir() if path.name.startswith(_PREFIX))
+    paths = (path for path in cache.iterdir() if path.name.startswith(_PREFIX))
+    return sorted(path for path in paths if path.is_dir())
 
 
 def _num_bytes(folder: Path) -> int:
