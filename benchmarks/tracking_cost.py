@@ -1,7 +1,7 @@
 """What tracking takes from a training run: the same run with and without.
 
 Run:   python benchmarks/tracking_cost.py [--data-dir FOLDER] [--epochs 8] [--repeats 5]
-Cost:  about twelve minutes on two CPU cores.
+Cost:  about a quarter of an hour on two CPU cores.
 
 Both ways train with the recipe mnist-cnn on the real MNIST, each run in a process of its own, from
 its start to its end. "with" is as `imgclf train` does it: a journal flushed to the disk, metrics of
