@@ -1,7 +1,7 @@
 """What an image costs in 10,000, in 100,000 and in 1,000,000: time and memory.
 
-Run:   python benchmarks/cost_by_size.py [--size 10000 …] [--images 200000]
-Cost:  about ten minutes, 8 GiB of memory and 3 GB of disk for the three sizes.
+Run:   python benchmarks/cost_by_size.py [--size 10000 …] [--images 200000] [--rounds 3]
+Cost:  about ten minutes a round, 8 GiB of memory and 3.5 GB of disk for the three sizes.
 
 Colour images of 32x32 pixels, of random content. "resident" has them in memory; "mapped" in a file,
 as the decoded images of a folder are, with batches gathered ahead of the step. Each row is a fresh
@@ -9,7 +9,8 @@ process that computes with one thread. "preparation" is what a run does with all
 first step: digests, split, scan, normalisation, the loader. "epoch" draws an epoch's order and
 augmentation. "steps" are those of imgclf's training loop with a linear classifier, batches of 64,
 random crops and flips; so many images are trained on, in as many epochs as that takes. "validation"
-is the classifier on a tenth of the images.
+is the classifier on a tenth of the images. The rows take turns, every second round backwards; the
+second table divides each row's times by those of the first row in the same round.
 
 "own memory" is the highest that belongs to the process alone; mapped pages are beside it: the
 operating system takes them back when it needs them. "resident" is the process's peak, with them.
@@ -21,13 +22,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 import numpy as np
 import psutil
 from numpy.typing import NDArray
-from rounds import machine
+from rounds import machine, orders, ratios, spread
 from torch import nn
 
 from imgclf.config import TrainConfig
@@ -43,13 +45,15 @@ from imgclf.training.device import choose_compute
 from imgclf.training.loop import TrainState, train_epochs
 
 _CHUNK = 10_000
+_TIMES = ("preparation", "epoch", "steps", "validation")
 
 
 def _write_images(path: Path, number: int) -> None:
     generator = np.random.default_rng(0)
     images = np.lib.format.open_memmap(path, "w+", np.uint8, (number, 32, 32, 3))
     for start in range(0, number, _CHUNK):
-        images[start : start + _CHUNK] = generator.integers(0, 256, (_CHUNK, 32, 32, 3), np.uint8)
+        part = images[start : start + _CHUNK]
+        part[...] = generator.integers(0, 256, part.shape, np.uint8)
     images.flush()
 
 
@@ -104,41 +108,65 @@ def _measure(images: NDArray[np.uint8], resident: bool, trained_images: int) -> 
     }
 
 
+def _measure_alone(path: Path, way: str, trained_images: int) -> dict[str, float]:
+    """Measure in a process of its own."""
+    command = [sys.executable, __file__, "--images", str(trained_images)]
+    measured = subprocess.run(
+        [*command, "--measure", way, str(path)], check=True, stdout=subprocess.PIPE
+    )
+    return json.loads(measured.stdout)
+
+
+def _print_tables(measured: Mapping[tuple[int, str], list[dict[str, float]]]) -> None:
+    """Print what was measured in each round, by size and way; the first row is the reference."""
+    print(
+        "| images | way | preparation, µs an image | epoch | steps | validation | own memory, MiB"
+        " | resident, MiB | pixels, MiB |\n" + "|---" * 9 + "|"
+    )
+    for (number, way), rounds in measured.items():
+        times = [spread([1e6 * one[name] for one in rounds], ".1f") for name in _TIMES]
+        memory = [spread([one[name] for one in rounds], ",.0f") for name in ("own", "resident")]
+        cells = [f"{number:,}", way, *times, *memory, f"{number * 3072 / 2**20:,.0f}"]
+        print(f"| {' | '.join(cells)} |")
+    (size, first_way), first = next(iter(measured.items()))
+    print(
+        f"\nTimes an image over those of {size:,} images, {first_way}\n\n"
+        "| images | way | preparation | epoch | steps | validation |\n" + "|---" * 6 + "|"
+    )
+    for (number, way), rounds in measured.items():
+        cells = [
+            spread(ratios([one[name] for one in rounds], [one[name] for one in first]))
+            for name in _TIMES
+        ]
+        print(f"| {number:,} | {way} | {' | '.join(cells)} |")
+
+
 @click.command()
 @click.option("--size", "sizes", multiple=True, default=(10_000, 100_000, 1_000_000))
 @click.option("--images", "trained_images", default=200_000, help="Images to train on in a row.")
+@click.option("--rounds", default=3, help="Measurements of each row.")
 @click.option("--measure", type=(str, click.Path(path_type=Path)), hidden=True)
-def main(sizes: tuple[int, ...], trained_images: int, measure: tuple[str, Path] | None) -> None:
-    """Measure every size in both ways and print a table."""
+def main(
+    sizes: tuple[int, ...], trained_images: int, rounds: int, measure: tuple[str, Path] | None
+) -> None:
+    """Measure every size in both ways and print two tables."""
     if measure is not None:
         way, path = measure
         images = np.load(path, mmap_mode=None if way == "resident" else "r")
         print(json.dumps(_measure(images, way == "resident", trained_images)))
         return
-    print(
-        "| images | way | preparation, µs an image | epoch | steps | validation | images/s in steps"
-        " | own memory, MiB | resident, MiB | pixels, MiB |\n" + "|---" * 10 + "|"
-    )
-    for number in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "images.npy"
+    rows = [(number, way) for number in sizes for way in ("resident", "mapped")]
+    measured: dict[tuple[int, str], list[dict[str, float]]] = {row: [] for row in rows}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {number: Path(folder) / f"{number}.npy" for number in sizes}
+        for number, path in paths.items():
             _write_images(path, number)
-            for way in ("resident", "mapped"):
-                command = [sys.executable, __file__, "--images", str(trained_images)]
-                measured = subprocess.run(
-                    [*command, "--measure", way, str(path)], check=True, stdout=subprocess.PIPE
-                )
-                row = json.loads(measured.stdout)
-                times = " | ".join(
-                    f"{1e6 * row[name]:.1f}"
-                    for name in ("preparation", "epoch", "steps", "validation")
-                )
-                print(
-                    f"| {number:,} | {way} | {times} | {1 / row['steps']:,.0f} | {row['own']:,.0f}"
-                    f" | {row['resident']:,.0f} | {number * 3072 / 2**20:,.0f} |",
-                    flush=True,
-                )
-    print(f"\n{machine()}; one thread")
+        for order in orders(rows, rounds):
+            for number, way in order:
+                row = _measure_alone(paths[number], way, trained_images)
+                measured[number, way].append(row)
+    _print_tables(measured)
+    print(f"\n{machine()}; one thread; {rounds} rounds: median (lowest to highest)")
 
 
 if __name__ == "__main__":

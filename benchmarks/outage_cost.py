@@ -108,16 +108,17 @@ class _Run:
 
 @click.command()
 @click.option("--data-dir", default="", help="Folder that holds MNIST, or will.")
+@click.option("--dataset", default="mnist", help="Another one, for a trial.")
 @click.option("--epochs", default=8, help="Epochs of a run; eight take about a minute.")
 @click.option("--threads", default=0, help="CPU threads of the arithmetic; 0: one for each core.")
 @click.option("--repeats", default=5, help="Pairs of runs.")
-def main(data_dir: str, epochs: int, threads: int, repeats: int) -> None:
+def main(data_dir: str, dataset: str, epochs: int, threads: int, repeats: int) -> None:
     """Train in pairs and print a table."""
     data_dir = str(Path(data_dir).resolve()) if data_dir else ""
     pairs = []
     with tempfile.TemporaryDirectory() as folder, _server(folder) as server:
         values = {"recipe": "mnist-cnn", "data_dir": data_dir, "runs_dir": f"{folder}/runs"}
-        values |= {"threads": threads}
+        values |= {"dataset": dataset, "threads": threads}
         _Run(server, False).train(TrainConfig.from_dict({**values, "epochs": 1}))  # warms up
         config = TrainConfig.from_dict({**values, "epochs": epochs})
         for number in range(repeats):

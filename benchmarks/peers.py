@@ -1,15 +1,16 @@
 """An epoch beside what a person could use instead: Lightning's trainer, timm's loader.
 
 Run:   pip install lightning timm
-       python benchmarks/peers.py mnist DATA_DIR [--images 20000] [--repeats 5]
-       python benchmarks/peers.py photos FOLDER [--images 10000] [--model resnet20] [--repeats 5]
+       python benchmarks/peers.py mnist DATA_DIR [--images 20000] [--workers N] [--repeats 5]
+       python benchmarks/peers.py photos FOLDER [--images 10000] [--model resnet20] [--workers N]
 Cost:  about five minutes each on two CPU cores.
 
 The same network, optimiser (Adam), batches of 64 and augmentation in every way, on the same device
 in fp32. Every other setting is what a person gets: the network's memory format is torch's default
 in the peers, channels-last in imgclf; Lightning runs without its logger, checkpoints and bar, and
 imgclf without its tracker, so that training alone is compared. Each way keeps its loader from epoch
-to epoch, with its worker processes where it can keep them. The ways take turns.
+to epoch, with its worker processes where it can keep them: as many as there are cores, or
+--workers. Lightning also runs without any. The ways take turns.
 
 "mnist": DATA_DIR holds MNIST as torchvision lays it out; images as they are, the network of the
 recipe mnist-cnn. "photos": FOLDER holds train/<class>/*.jpg of 32x32 pixels, such as a copy of
@@ -18,6 +19,8 @@ every run but the first; benchmarks/folder_data.py tells what the first costs.
 """
 
 from collections.abc import Callable, Iterable
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,7 @@ from torchvision.transforms import (
 
 from imgclf.card import Preprocessing
 from imgclf.config import TrainConfig
+from imgclf.cores import available_cores
 from imgclf.data.augment import Augmentation
 from imgclf.data.loader import TrainLoader
 from imgclf.data.sources import load_dataset
@@ -46,28 +50,26 @@ from imgclf.models import InputShape, NetworkSettings, create_classifier, create
 from imgclf.training.device import Compute, choose_compute
 from imgclf.training.loop import TrainState, train_epochs
 
-try:
-    import lightning  # pyrefly: ignore
-    from timm.data import create_loader  # pyrefly: ignore
-except ModuleNotFoundError as error:
-    raise SystemExit(f"'{error.name}' is not installed: pip install lightning timm") from error
-
 _LEARNING_RATE = 0.001
 _SMALLEST_AREA = 0.35
 Way = Callable[[], object]
 
+_workers = click.option(
+    "--workers",
+    type=int,
+    default=available_cores,
+    show_default="one for each core",
+    help="Worker processes of the peers' loaders.",
+)
 
-class _LightningClassifier(lightning.LightningModule):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
 
-    def training_step(self, batch: Any, _: int) -> torch.Tensor:
-        images, labels = batch
-        return cross_entropy(self.network(images), labels)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=_LEARNING_RATE)
+def _imported(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"'{error.name}' is not installed: pip install lightning timm"
+        ) from error
 
 
 def _imgclf(config: TrainConfig, compute: Compute, num_images: int) -> Way:
@@ -90,6 +92,20 @@ def _imgclf(config: TrainConfig, compute: Compute, num_images: int) -> Way:
 
 
 def _lightning(network: Callable[[], nn.Module], batches: Iterable[Any], compute: Compute) -> Way:
+    lightning = _imported("lightning")
+
+    class Classifier(lightning.LightningModule):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def training_step(self, batch: Any, _: int) -> torch.Tensor:
+            images, labels = batch
+            return cross_entropy(self.network(images), labels)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), lr=_LEARNING_RATE)
+
     accelerator = "gpu" if compute.device.type == "cuda" else compute.device.type
 
     def run() -> None:
@@ -102,7 +118,7 @@ def _lightning(network: Callable[[], nn.Module], batches: Iterable[Any], compute
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(_LightningClassifier(network()), batches)
+        trainer.fit(Classifier(network()), batches)
 
     return run
 
@@ -129,6 +145,7 @@ def _compare(
     config: TrainConfig,
     data: str,
     images: Any,
+    workers: int,
     repeats: int,
     more: Callable[[Callable[[], nn.Module], Compute], dict[str, Way]] = lambda *_: {},
 ) -> None:
@@ -141,15 +158,15 @@ def _compare(
         return create_network(config.model, InputShape(channels, size, size), settings)
 
     ways = {"imgclf": _imgclf(config, compute, len(images))}
-    for workers in (0, 2):
-        batches = _data_loader(images, workers)
-        name = f"Lightning, torchvision's {data}, {workers} workers"
+    for number in (0, workers):
+        batches = _data_loader(images, number)
+        name = f"Lightning, torchvision's {data}, {number} workers"
         ways[name] = _lightning(network, batches, compute)
     ways |= more(network, compute)
     print_ratios(take_turns(ways, repeats), "imgclf", len(images))
     print(
         f"\n{compute.device_name}, {compute.threads} threads; {machine()}, lightning"
-        f" {lightning.__version__}; {repeats} rounds of {len(images):,} images"
+        f" {version('lightning')}; {repeats} rounds of {len(images):,} images"
     )
 
 
@@ -162,8 +179,9 @@ def main() -> None:
 @click.argument("data_dir", type=click.Path(exists=True, path_type=Path))
 @click.option("--images", "num_images", default=20_000, help="Images in an epoch.")
 @click.option("--threads", default=0, help="CPU threads of the arithmetic; 0: one for each core.")
+@_workers
 @click.option("--repeats", default=5, help="Epochs of each way.")
-def mnist(data_dir: Path, num_images: int, threads: int, repeats: int) -> None:
+def mnist(data_dir: Path, num_images: int, threads: int, workers: int, repeats: int) -> None:
     """Images in memory: MNIST."""
     config = TrainConfig.from_dict(
         {"recipe": "mnist-cnn", "norm_layer": "none", "precision": "fp32", "epochs": 1}
@@ -171,7 +189,7 @@ def mnist(data_dir: Path, num_images: int, threads: int, repeats: int) -> None:
     )
     transform = Compose([ToTensor(), Normalize((0.5,), (0.5,))])
     images = Subset(MNIST(data_dir, transform=transform), range(num_images))
-    _compare(config, "MNIST", images, repeats)
+    _compare(config, "MNIST", images, workers, repeats)
 
 
 @main.command()
@@ -179,8 +197,11 @@ def mnist(data_dir: Path, num_images: int, threads: int, repeats: int) -> None:
 @click.option("--images", "num_images", default=10_000, help="Images in an epoch.")
 @click.option("--model", default="small-cnn", help="A network of imgclf's.")
 @click.option("--threads", default=0, help="CPU threads of the arithmetic; 0: one for each core.")
+@_workers
 @click.option("--repeats", default=5, help="Epochs of each way.")
-def photos(folder: Path, num_images: int, model: str, threads: int, repeats: int) -> None:
+def photos(
+    folder: Path, num_images: int, model: str, threads: int, workers: int, repeats: int
+) -> None:
     """Image files: a folder of small photographs."""
     config = TrainConfig(
         dataset=str(folder / "train"), model=model, norm_layer="batch", optimizer="adam",
@@ -197,15 +218,15 @@ def photos(folder: Path, num_images: int, model: str, threads: int, repeats: int
     timm_images.samples = [timm_images.samples[position] for position in chosen]
 
     def with_timm(network: Callable[[], nn.Module], compute: Compute) -> dict[str, Way]:
-        loader = create_loader(
+        loader = _imported("timm.data").create_loader(
             timm_images, (3, 32, 32), 64, is_training=True, scale=(_SMALLEST_AREA, 1.0),
-            color_jitter=0.0, mean=half, std=half, num_workers=2, device=compute.device,
+            color_jitter=0.0, mean=half, std=half, num_workers=workers, device=compute.device,
             use_prefetcher=compute.device.type == "cuda",
         )  # fmt: skip
-        name = "plain loop, timm's create_loader, 2 workers"
+        name = f"plain loop, timm's create_loader, {workers} workers"
         return {name: _plain_loop(network, loader, compute)}
 
-    _compare(config, "ImageFolder", images, repeats, with_timm)
+    _compare(config, "ImageFolder", images, workers, repeats, with_timm)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Test accuracy and cost of recipes on the real data, over seeds.
 
 Run:   python benchmarks/recipes.py DATA_DIR --recipe NAME [--seeds 5] [--cifar10 FOLDER]
+       python benchmarks/recipes.py DATA_DIR --recipe NAME --tta KIND
 Cost:  each recipe's own ('imgclf recipes'), for each seed; on two CPU cores from 15 seconds to half
        an hour.
 
@@ -9,19 +10,63 @@ where they are absent); --cifar10 gives a folder of images to use instead of the
 
 A run's time begins with the data on the disk and ends with the validation figures of the last
 epoch. Downloading, decoding a folder's images for the first time and importing are not in it.
-Before each run the published notebook's way is timed on 3,000 images: its ten epochs over 60,000
-stand beside.
+Before each run the published notebook's way is timed on 3,000 images: its ten epochs over 60,000,
+calculated from that, stand beside.
+
+--tta adds the test accuracy with test-time augmentation, as `imgclf evaluate --tta` measures it;
+its kind is to be chosen on validation images.
 """
 
 import os
 import tempfile
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 
+from imgclf.evaluation.test_time_augmentation import KINDS
+
 PUBLISHED = ("mnist-cnn", "fashion-cnn", "cifar10-cnn")
+
+
+def _row(values: dict[str, Any], seeds: Iterable[int], tta: str | None) -> str:
+    """Train a recipe with each seed, and return its row of the table."""
+    from notebook import seconds_of_ten_epochs
+
+    from imgclf import TrainConfig, evaluate, train
+    from imgclf.training.device import choose_compute
+
+    device = choose_compute(TrainConfig.from_dict(values)).device
+    accuracies, augmented, seconds, notebooks = [], [], [], []
+    for seed in seeds:
+        notebooks.append(seconds_of_ten_epochs(device))
+        config = TrainConfig.from_dict({**values, "seed": seed})
+        result = train(config)
+        seconds.append(sum(result.timings[f"time/{part}_seconds"] for part in ("data", "train")))
+        accuracies.append(100 * result.metrics["test/accuracy"])
+        if tta:
+            evaluated = evaluate(
+                run=result.run_id, dataset=config.dataset, split="test", tta=tta,
+                data_dir=config.data_dir, runs_dir=config.runs_dir,
+            )  # fmt: skip
+            augmented.append(100 * evaluated.metrics["test/accuracy"])
+        print(
+            f"{config.recipe} seed {seed}: {accuracies[-1]:.2f}% in {seconds[-1]:.1f} s", flush=True
+        )
+    cells = [f"`{values['recipe']}`", _mean(accuracies), f"{min(accuracies):.2f}%"]
+    if tta:
+        cells += [_mean(augmented), f"{min(augmented):.2f}%"]
+    ratios = np.array(seconds) / np.array(notebooks)
+    cells += [f"{len(seconds)}", f"{np.median(seconds):.0f}", f"{np.median(notebooks):.0f}"]
+    return f"| {' | '.join(cells)} | {np.median(ratios):.3f} |"
+
+
+def _mean(percentages: Sequence[float]) -> str:
+    spread = f" ± {np.std(percentages, ddof=1):.2f}" if len(percentages) > 1 else ""
+    return f"{np.mean(percentages):.2f}%{spread}"
 
 
 @click.command()
@@ -30,12 +75,23 @@ PUBLISHED = ("mnist-cnn", "fashion-cnn", "cifar10-cnn")
 @click.option("--seeds", default=5, help="Runs of each recipe.")
 @click.option("--first-seed", default=0, help="Seeds count from here.")
 @click.option("--cifar10", default="", help="A folder of images instead of CIFAR-10.")
-def main(data_dir: Path, names: tuple[str, ...], seeds: int, first_seed: int, cifar10: str) -> None:
+@click.option(
+    "--tta",
+    type=click.Choice([kind for kind in KINDS if kind != "none"]),
+    help="Add the accuracy with this test-time augmentation.",
+)
+def main(
+    data_dir: Path,
+    names: tuple[str, ...],
+    seeds: int,
+    first_seed: int,
+    cifar10: str,
+    tta: str | None,
+) -> None:
     """Train recipes and print a table."""
-    from notebook import seconds_of_ten_epochs
     from rounds import machine
 
-    from imgclf import TrainConfig, train
+    from imgclf import TrainConfig
     from imgclf.pipeline.data import load_and_split
     from imgclf.training.device import choose_compute
 
@@ -54,27 +110,18 @@ def main(data_dir: Path, names: tuple[str, ...], seeds: int, first_seed: int, ci
             start = time.perf_counter()
             load_and_split(config)
             print(f"reading {config.dataset} once: {time.perf_counter() - start:.1f} s")
-            accuracies, seconds, ratios, notebooks = [], [], [], []
-            for seed in range(first_seed, first_seed + seeds):
-                notebook = seconds_of_ten_epochs(compute.device)
-                result = train(TrainConfig.from_dict({**values, "seed": seed}))
-                took = sum(result.timings[f"time/{part}_seconds"] for part in ("data", "train"))
-                accuracies.append(100 * result.metrics["test/accuracy"])
-                seconds.append(took)
-                notebooks.append(notebook)
-                ratios.append(took / notebook)
-                print(f"{name} seed {seed}: {accuracies[-1]:.2f}% in {took:.1f} s", flush=True)
-            spread = f" ± {np.std(accuracies, ddof=1):.2f}" if seeds > 1 else ""
-            rows.append(
-                f"| `{name}` | {np.mean(accuracies):.2f}%{spread} | {min(accuracies):.2f}% |"
-                f" {seeds} | {np.median(seconds):.0f} | {np.median(notebooks):.0f} |"
-                f" {np.median(ratios):.3f} |"
-            )
+            rows.append(_row(values, range(first_seed, first_seed + seeds), tta))
             print(rows[-1], flush=True)
-    print(
-        "\n| recipe | test accuracy | lowest | seeds | seconds of training, median | notebook's ten"
-        " epochs | ratio |\n|---|---|---|---|---|---|---|"
-    )
+    headings = ["recipe", "test accuracy", "lowest"]
+    if tta:
+        headings += [f"with test-time augmentation: {tta}", "lowest"]
+    headings += [
+        "seeds",
+        "seconds of training, median",
+        "notebook's ten epochs, extrapolated from 3,000 images",
+        "ratio",
+    ]
+    print(f"\n| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
     print("\n".join(rows))
     print(f"\n{compute.device_name}, {compute.threads} threads; {machine()}")
 

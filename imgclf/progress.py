@@ -1,6 +1,7 @@
 """What a person sees while a run trains."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -23,6 +24,10 @@ from imgclf.evaluation.metrics import Metrics
 from imgclf.options import option_of
 from imgclf.training.device import Compute
 from imgclf.training.loop import EpochEnd, Snapshot
+
+# What takes less is not worth a word.
+_SECONDS_UNTIL_FIRST_LINE = 2.0
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 def say(text: str) -> None:
@@ -66,26 +71,64 @@ def print_start(
     say("\n".join([*lines, ""]))
 
 
+class _DecodingDisplay:
+    """A bar on a terminal, else a line soon after the start and one every half minute.
+
+    Args:
+        clock: tells seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        console = Console(highlight=False, emoji=False, soft_wrap=True)
+        self.bar = Progress(
+            TextColumn("decoding images"),
+            BarColumn(bar_width=14),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._clock = clock
+        self._task: TaskID | None = None
+        self._begun = self._next_line = 0.0
+        self._done = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that so many of all files are decoded."""
+        now = self._clock()
+        if self._task is None:
+            self._task = self.bar.add_task("", total=total)
+            self._begun, self._next_line = now, now + _SECONDS_UNTIL_FIRST_LINE
+        elif now >= self._next_line and self.bar.disable:
+            self._next_line = now + _SECONDS_BETWEEN_LINES
+            say(f"decoding images: {done:,} of {total:,}")
+        self.bar.update(self._task, completed=done)
+        self._done = done
+
+    def finish(self) -> None:
+        """Say how long it took."""
+        seconds = 0.0 if self._task is None else self._clock() - self._begun
+        if seconds >= _SECONDS_UNTIL_FIRST_LINE:
+            say(f"decoded {self._done:,} images in {seconds:,.1f} s; later runs find them so")
+
+
 @contextmanager
-def decoding_bar() -> Iterator[Callable[[int, int], None]]:
-    """Show on a terminal how many files are decoded; yields the function that moves the bar."""
-    console = Console(highlight=False, emoji=False, soft_wrap=True)
-    progress = Progress(
-        TextColumn("decoding images"),
-        BarColumn(bar_width=14),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with progress:
+def decoding_bar(
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Callable[[int, int], None]]:
+    """Show how many files are decoded, and how long that took; nothing where it is soon done.
 
-        def decoded(done: int, total: int) -> None:
-            task = progress.task_ids[0] if progress.task_ids else progress.add_task("", total=total)
-            progress.update(task, completed=done)
+    Args:
+        clock: tells seconds.
 
-        yield decoded
+    Yields:
+        the function that is told the number of decoded files, 0 at first, and of all files.
+    """
+    display = _DecodingDisplay(clock)
+    with display.bar:
+        yield display
+    display.finish()
 
 
 def _chosen(config: TrainConfig, group: str) -> list[str]:

@@ -170,6 +170,7 @@ def print_dataset(dataset: "ImageDataset", split: "Split") -> None:
 def print_cache(data_dir: str, clear: bool) -> None:
     """Print what is kept of decoded images, and remove it if that is wanted."""
     from imgclf.data import cache
+    from imgclf.data.builds import list_builds
     from imgclf.data.sources import decoded_folder
 
     folder = decoded_folder(data_dir)
@@ -182,7 +183,11 @@ def print_cache(data_dir: str, clear: bool) -> None:
             f"{entry.num_bytes / 2**20:10,.2f} MiB  {entry.images:9,} images"
             f"  {printable(entry.source)}"
         )
-    total = sum(entry.num_bytes for entry in entries) / 2**20
+    builds = list_builds(folder)
+    for build in builds:
+        state = "being decoded" if build.in_progress else "left half decoded"
+        click.echo(f"{build.num_bytes / 2**20:10,.2f} MiB  {state}: {build.folder.name}")
+    total = sum(kept.num_bytes for kept in (*entries, *builds)) / 2**20
     click.echo(f"{total:10,.2f} MiB  in {folder}; 'imgclf datasets --clear-cache' removes them")
 
 

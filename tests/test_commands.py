@@ -13,6 +13,7 @@ from PIL import Image
 
 from command_line import imgclf, process
 from imgclf.cli import main
+from imgclf.data.builds import building
 from imgclf.recipes import DATASETS, MODELS
 
 pytestmark = pytest.mark.usefixtures("same_answer_to_sigterm")
@@ -299,6 +300,17 @@ def test_datasets_shows_and_clears_what_is_kept_of_decoded_images(
     assert "removed 0.00 MiB" not in datasets("--clear-cache")
     assert len(datasets("--cache").splitlines()) == 1
     assert list((tmp_path / "decoded").iterdir()) == []
+
+    left = tmp_path / "decoded" / ".building-left"
+    left.mkdir()
+    (left / "pixels.raw").write_bytes(bytes(2**20))
+    with building(tmp_path / "decoded") as folder:
+        for _ in range(2):
+            builds = datasets("--cache").splitlines()[:-1]
+            assert f"      0.00 MiB  being decoded: {folder.name}" in builds
+            assert "      1.00 MiB  left half decoded: .building-left" in builds
+        assert "removed 1.00 MiB" in datasets("--clear-cache")
+        assert list((tmp_path / "decoded").iterdir()) == [folder]
 
 
 def test_models_lists_every_network_with_its_size():

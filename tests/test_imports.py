@@ -27,6 +27,7 @@ FLOW = [
     "preprocess",
     "golden",
     "seal",
+    "container",
     "cores",
     "model_file",
     "predict",

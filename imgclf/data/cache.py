@@ -1,9 +1,10 @@
 """Decoded images on the disk: a folder is decoded once, later runs map the pixels into memory.
 
 An entry is a folder ``<key>/`` with ``pixels.raw`` and ``images.json``. It is built beside its
-place and renamed into it, so that it is whole or absent whoever is interrupted, and two processes
-may build the same entry at once. The key stands for every file's identity (path, size, times) and
-for the size that is asked for: a file that changes makes another entry.
+place (`imgclf.data.builds`) and renamed into it, so that it is whole or absent whoever is
+interrupted, and two processes may build the same entry at once. The key stands for every file's
+identity (path, size, times) and for the size that is asked for: a file that changes makes another
+entry.
 """
 
 import dataclasses
@@ -12,8 +13,6 @@ import json
 import math
 import os
 import shutil
-import socket
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,17 +21,16 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL
-import psutil
 from numpy.typing import NDArray
 
 from imgclf.card import Preprocessing
+from imgclf.data.builds import building, remove_abandoned, remove_entry
 from imgclf.data.decode import Decoded, Outcome, choose_size, first_size, outcome_from_json
 from imgclf.data.parallel_decode import decode_files
 from imgclf.disk import writing
 
 _VERSION = 2
 _PIXELS, _IMAGES = "pixels.raw", "images.json"
-_BUILDING = ".building-"
 _ELSEWHERE = "Give another place with --data-dir, or make room: imgclf datasets --clear-cache"
 
 Progress = Callable[[int, int], None]
@@ -118,7 +116,7 @@ def load_decoded(
         wanted: an ``image_size``, as `choose_size` takes it, or the very rule.
         cache: the folder of all entries; created where it is missing.
         source: where the files were listed, for people.
-        progress: is told the number of decoded files and of all files.
+        progress: is told the number of decoded files and of all files; 0 at the start.
 
     Raises:
         ImgclfError: the cache cannot be written, or the disk is full; or a process that decodes was
@@ -133,7 +131,7 @@ def load_decoded(
         needed = len(files) * plan.size.resize_height * plan.size.resize_width * plan.size.channels
         with writing("decoded images", cache, needed, _ELSEWHERE):
             cache.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(cache)
+            remove_abandoned(cache)
             if _build(entry, request, plan, source, progress):
                 break
     found = _read(entry, request)
@@ -170,19 +168,16 @@ def list_entries(cache: Path) -> list[Entry]:
 def clear(cache: Path) -> int:
     """Remove all entries, and what interrupted builds have left; return the bytes freed.
 
+    What another process is building stays.
+
     Raises:
         ImgclfError: the folder may not be written to.
     """
     entries = list_entries(cache)
     with writing("changes", cache):
         for entry in entries:
-            # Renamed first: no process takes a half-removed entry for a whole one.
-            outgoing = entry.folder.with_name(f"{_building_prefix()}{entry.folder.name[:8]}")
-            os.rename(entry.folder, outgoing)
-            shutil.rmtree(outgoing)
-        if cache.is_dir():
-            _remove_abandoned(cache)
-    return sum(entry.num_bytes for entry in entries)
+            remove_entry(entry.folder)
+        return sum(entry.num_bytes for entry in entries) + remove_abandoned(cache)
 
 
 def _identity(files: Sequence[Path]) -> bytes:
@@ -235,8 +230,9 @@ def _read(entry: Path, request: _Request) -> Stored | None:
 
 def _build(entry: Path, request: _Request, plan: _Plan, source: str, progress: Progress) -> bool:
     """Write an entry beside its place, and rename it into it; False where the plan does not do."""
-    folder = Path(tempfile.mkdtemp(prefix=_building_prefix(), dir=entry.parent))
-    try:
+    with building(entry.parent) as place:
+        folder = place / entry.name
+        folder.mkdir()
         outcomes = _write_pixels(folder / _PIXELS, request.files, plan, progress)
         if outcomes is None:
             return False
@@ -258,8 +254,6 @@ def _build(entry: Path, request: _Request, plan: _Plan, source: str, progress: P
             if _read(entry, request) is None:  # else another process was faster: the same pixels
                 raise
         return True
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_pixels(
@@ -267,6 +261,7 @@ def _write_pixels(
 ) -> list[Outcome] | None:
     """Write the pixels of the readable files; None once an image breaks the plan."""
     outcomes: list[Outcome] = []
+    progress(0, len(files))
     # Written, not mapped: a full disk is an error then, and no broken process.
     with path.open("wb") as output, closing(decode_files(files, plan.size)) as batches:
         for batch in batches:
@@ -285,17 +280,3 @@ def _keep_one_channel(path: Path) -> None:
         while part := file.read(3 * 2**20):
             output.write(part[::3])
     os.replace(grey, path)
-
-
-def _building_prefix() -> str:
-    return f"{_BUILDING}{socket.gethostname()}-{os.getpid()}-"
-
-
-def _remove_abandoned(cache: Path) -> None:
-    """Remove what processes of this machine have left that are no more."""
-    own = f"{_BUILDING}{socket.gethostname()}-"
-    for folder in cache.iterdir():
-        if folder.name.startswith(own):
-            process = folder.name.removeprefix(own).split("-")[0]
-            if process.isdigit() and not psutil.pid_exists(int(process)):
-                shutil.rmtree(folder, ignore_errors=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imgclf.config import TrainConfig
+from imgclf.container import memory_within_limit
 from imgclf.data.augment import Augmentation, Draws
 
 _Result = TypeVar("_Result")
@@ -204,7 +205,7 @@ def _fits(num_bytes: int, device: torch.device) -> bool:
     """Tell whether so much takes at most half of the memory that is free where it would lie."""
     if device.type == "cuda":
         return num_bytes <= torch.cuda.mem_get_info(device)[0] // 2
-    return num_bytes <= psutil.virtual_memory().available // 2
+    return num_bytes <= memory_within_limit(psutil.virtual_memory().available) // 2
 
 
 def _ahead(calls: Iterable[Callable[[], _Result]]) -> Iterator[_Result]:

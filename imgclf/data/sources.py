@@ -36,7 +36,9 @@ def register(source: Source) -> Source:
 
     The function takes the folder for downloaded files (``--data-dir``).
     """
-    _SOURCES[source.__name__] = source
+    name = source.__name__
+    assert name not in _SOURCES, f"there is a data set '{name}' already"
+    _SOURCES[name] = source
     return source
 
 

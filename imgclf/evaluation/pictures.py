@@ -36,8 +36,9 @@ def picture(
     """
 
     def add(draw: Callable[[Evaluation], Figure]) -> Callable[[Evaluation], Figure]:
-        styled = house_style(draw)
-        _PICTURES[draw.__name__] = Picture(caption, styled)
+        styled, name = house_style(draw), draw.__name__
+        assert name not in _PICTURES, f"there is a picture '{name}' already"
+        _PICTURES[name] = Picture(caption, styled)
         return styled
 
     return add

@@ -55,6 +55,7 @@ def register(min_size: int, norm_layer: str) -> Callable[[NetworkFactory], Netwo
 
     def add(factory: NetworkFactory) -> NetworkFactory:
         name = factory.__name__.replace("_", "-")
+        assert name not in _NETWORKS, f"there is a network '{name}' already"
         _NETWORKS[name] = _Network(factory, min_size, norm_layer)
         return factory
 

@@ -22,7 +22,9 @@ _LOSSES: dict[str, LossFunction] = {}
 
 def register(loss: LossFunction) -> LossFunction:
     """Make a loss known by its function's name, with hyphens for underscores."""
-    _LOSSES[loss.__name__.strip("_").replace("_", "-")] = loss
+    name = loss.__name__.strip("_").replace("_", "-")
+    assert name not in _LOSSES, f"there is a loss '{name}' already"
+    _LOSSES[name] = loss
     return loss
 
 

@@ -17,7 +17,9 @@ _ONE_CYCLE_END = _ONE_CYCLE_START / 1e4
 
 def register(schedule: Schedule) -> Schedule:
     """Make a schedule known by its function's name, with hyphens for underscores."""
-    _SCHEDULES[schedule.__name__.strip("_").replace("_", "-")] = schedule
+    name = schedule.__name__.strip("_").replace("_", "-")
+    assert name not in _SCHEDULES, f"there is a schedule '{name}' already"
+    _SCHEDULES[name] = schedule
     return schedule
 
 

@@ -260,6 +260,12 @@ def test_images_live_on_the_device_where_half_of_its_memory_holds_them() -> None
     assert not loader_module._fits(psutil.virtual_memory().total, CPU)
 
 
+def test_half_of_what_a_container_leaves_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module, "memory_within_limit", lambda _: 2 * 2**30)
+    assert loader_module._fits(2**30, CPU)
+    assert not loader_module._fits(2**30 + 1, CPU)
+
+
 def test_an_epoch_that_is_left_early_leaves_no_thread_behind() -> None:
     before = threading.active_count()
     images = np.zeros((64, 6, 6, 1), np.uint8)
