@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from imgclf.config import TrainConfig
+from imgclf.tracking import sender
 
 _LONG = (
     "test_project.py",
@@ -42,6 +43,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         os.environ.pop(name, None)
     os.environ["IMGCLF_DATA_DIR"] = str(folder / "data")
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+    # Of a minute: the next training of the session may come later, and need not start another.
+    sender._KEPT_SECONDS = 600.0
     os.chdir(folder)
     return folder
 

@@ -8,6 +8,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -74,6 +76,7 @@ print(json.dumps([result.metrics["test/accuracy"], str(result.folder)]))
 """
 
 
+@pytest.mark.slow
 def test_the_parts_of_the_page_on_extending_can_be_added_and_trained_with(tmp_path):
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n# (imgclf/[^\n]+)\n(.*?)```", page, re.DOTALL)

@@ -174,6 +174,7 @@ def test_predicting_with_a_file_loads_neither_torch_nor_mlflow(exported, digit_f
     assert last == " 0 ['PIL', 'numpy', 'onnxruntime']"
 
 
+@pytest.mark.slow
 def test_training_waits_for_no_library_that_it_does_not_compute_with(tmp_path: Path):
     """Each takes seconds to import; mlflow is imported by another process."""
     last = python(SLOW_MODULES_AFTER_TRAINING, tmp_path).splitlines()[-1]

@@ -154,6 +154,7 @@ def at_once(
     return Trained(worse, better, place)
 
 
+@pytest.mark.slow
 def test_trainings_and_an_export_at_once_are_recorded_whole(
     at_once: Trained, trained: imgclf.TrainResult
 ) -> None:
@@ -211,7 +212,8 @@ def mlflow_id(place: Path, name: str) -> str:
     return read_sent(folder).mlflow_run_id or ""
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rounds", [1, 3])
 def test_exports_of_the_same_runs_at_once_leave_one_model_each_and_the_better_champion(
     rounds: int, at_once: Trained, exports: Exports, tmp_path: Path
 ) -> None:

@@ -91,18 +91,17 @@ def start_process(digit_files: Path, runs_dir: Path, threads: int) -> "subproces
     )
 
 
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_another_process_with_as_many_threads_comes_to_the_same_weights_and_figures(
-    digit_files: Path, train: Train, one_thread_run: imgclf.TrainResult, tmp_path: Path
+    digit_files: Path, train: Train, tmp_path: Path, threads: int
 ) -> None:
     """Both are busy at once, so that threads are interrupted at other places."""
-    runs = {1: one_thread_run.folder}
-    processes = [start_process(digit_files, tmp_path / str(n), n) for n in (1, 2)]
-    runs[2] = train(threads=2).folder
-    for threads, process in zip(runs, processes, strict=True):
-        assert process.wait() == 0
-        (other,) = run_folders(tmp_path / str(threads))
-        assert weights(other) == weights(runs[threads]), threads
-        assert figures(other) == figures(runs[threads]), threads
+    process = start_process(digit_files, tmp_path, threads)
+    ours = train(threads=threads).folder
+    assert process.wait() == 0
+    (other,) = run_folders(tmp_path)
+    assert weights(other) == weights(ours)
+    assert figures(other) == figures(ours)
 
 
 def test_a_run_whose_server_is_absent_comes_to_the_same_weights_and_figures(

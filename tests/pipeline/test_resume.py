@@ -131,11 +131,9 @@ def assert_equal_runs(folder: Path, undisturbed: Path) -> None:
     assert steps == [1, 2, 3, 4]
 
 
-MOMENTS = [
-    ("half of a checkpoint", 3),
-    ("half of a record", 6),
-]
+MOMENTS = [("half of a checkpoint", 3)]
 MORE_MOMENTS = [
+    ("half of a record", 6),
     ("step", 30),
     ("before a checkpoint has its name", 2),
     ("between checkpoint and journal", 1),

@@ -112,6 +112,7 @@ def kill_sender() -> None:
     wait_until(lambda: not is_alive(sender))
 
 
+@pytest.mark.slow
 def test_what_a_run_says_after_its_sender_was_killed_is_sent_by_another(server, begin):
     """Between two epochs, and once more before the run's end."""
     tracker, folder = begin(server.address)

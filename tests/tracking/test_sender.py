@@ -95,6 +95,7 @@ def test_runs_share_a_process_while_nothing_changes_for_it(workplace, tmp_path, 
     assert run.info.experiment_id == again.info.experiment_id != other.info.experiment_id
 
 
+@pytest.mark.slow
 def test_a_kept_process_ends_after_a_while(workplace, tmp_path, monkeypatch):
     monkeypatch.setattr("imgclf.tracking.sender._KEPT_SECONDS", 0.1)
     identity = create_identity(tmp_path, "train", "", "kept")

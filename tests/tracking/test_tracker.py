@@ -197,7 +197,7 @@ def test_the_experiment_of_a_run_is_kept_so_that_another_shell_finds_it(tmp_path
     assert kept == [("", "7"), ("named", ""), ("given", "")]
 
 
-@pytest.mark.parametrize("epochs", ["1", "'1'"])
+@pytest.mark.parametrize("epochs", [pytest.param("1", marks=pytest.mark.slow), "'1'"])
 def test_the_runners_run_is_adopted_and_its_parameters_are_left_alone(
     epochs, tracking_uri, tmp_path, monkeypatch, workplace
 ):
