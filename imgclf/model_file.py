@@ -16,7 +16,7 @@ _GIVE_ANOTHER = "Give a model.onnx that 'imgclf export' wrote."
 
 
 def open_model_file(
-    model: "str | os.PathLike[str] | bytes", threads: int, device: str
+    model: "str | os.PathLike[str] | bytes", threads: int, device: str, allow_spinning: bool
 ) -> tuple[onnxruntime.InferenceSession, ModelCard, str]:
     """Open a model file on a device.
 
@@ -24,6 +24,7 @@ def open_model_file(
         model: its path, or its bytes.
         threads: CPU threads of the session; 0: one for each core.
         device: one of `SERVING_DEVICES`.
+        allow_spinning: whether the session's threads wait for work by spinning.
 
     Returns:
         the session, the card, and the SHA-256 of the file.
@@ -37,7 +38,7 @@ def open_model_file(
     sha256 = digest_if_intact(content)
     if sha256 is None and is_sealed(content):
         raise _changed(name)
-    session = _open_session(content, name, threads, device)
+    session = _open_session(content, name, threads, device, allow_spinning)
     card = _card_of(session, name)
     if sha256 is None:
         raise _changed(name)
@@ -65,13 +66,13 @@ def read_model(path: Path) -> bytes:
 
 
 def _open_session(
-    content: bytes, name: str, threads: int, device: str
+    content: bytes, name: str, threads: int, device: str, allow_spinning: bool
 ) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
-    # Threads that wait for work by spinning take the cores from decoding and from other processes.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    spinning = "1" if allow_spinning else "0"
+    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     # A model is one file: its weights are never read from other files on this machine.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry(

@@ -77,6 +77,8 @@ class Predictor:
         model: the ``model.onnx`` that ``imgclf export`` wrote: its path, or its bytes.
         threads: CPU threads of the session; 0: one for each core.
         device: ``cpu``, or ``cuda`` where onnxruntime-gpu is installed in place of onnxruntime.
+        allow_spinning: whether the session's threads wait for work by spinning, which is faster
+            while one batch follows another, and takes the cores from all else.
 
     Attributes:
         card: what the model is.
@@ -89,9 +91,14 @@ class Predictor:
     """
 
     def __init__(
-        self, model: "str | os.PathLike[str] | bytes", threads: int = 0, device: str = "cpu"
+        self,
+        model: "str | os.PathLike[str] | bytes",
+        threads: int = 0,
+        device: str = "cpu",
+        allow_spinning: bool = True,
     ) -> None:
-        self._session, self.card, self.sha256 = open_model_file(model, threads, device)
+        opened = open_model_file(model, threads, device, allow_spinning)
+        self._session, self.card, self.sha256 = opened
         self.providers = tuple(self._session.get_providers())
 
     @property

@@ -83,7 +83,8 @@ class ServedModel:
         with self._loading:
             # Not afterwards: what is put there while this one is read would never be seen.
             self.tried = file_state(self.path)
-            predictor = Predictor(self.path, self._threads, self._device)
+            # Between two batches there are images to decode and clients to answer.
+            predictor = Predictor(self.path, self._threads, self._device, allow_spinning=False)
             verification = replay(predictor)
             verification.require(str(self.path))
             self.name = self.name or predictor.card.provenance.get("dataset", "model")

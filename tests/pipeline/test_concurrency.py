@@ -257,10 +257,14 @@ def remove_all(client: MlflowClient, model_name: str, mlflow_run_ids: Any) -> No
 
 @pytest.mark.parametrize("rounds", [20, pytest.param(500, marks=pytest.mark.slow)])
 def test_of_exports_that_race_for_the_alias_the_better_one_gets_it(
-    rounds: int, at_once: Trained, trained: imgclf.TrainResult, exports: Exports, tmp_path: Path
+    rounds: int,
+    trained: imgclf.TrainResult,
+    exported: imgclf.ExportResult,
+    exports: Exports,
+    tmp_path: Path,
 ) -> None:
     """After each round the alias is taken away, so that each of them may be the first."""
-    proto = onnx.load_from_string((at_once.place / "exports/digits/model.onnx").read_bytes())
+    proto = onnx.load_from_string(exported.model.read_bytes())
     orders = []
     for accuracy in (0.9, 0.7, 0.8):
         proto.doc_string = str(accuracy)

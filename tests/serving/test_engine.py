@@ -39,6 +39,15 @@ def loaded() -> LoadedModel:
     return ServedModel(REFERENCE, "", 1, "cpu").load()
 
 
+def test_a_servers_session_leaves_the_cores_to_others_while_it_waits(loaded: LoadedModel):
+    def spins(predictor: Predictor) -> str:
+        options = predictor._session.get_session_options()
+        return options.get_session_config_entry("session.intra_op.allow_spinning")
+
+    assert spins(loaded.predictor) == "0"
+    assert spins(Predictor(REFERENCE)) == "1"
+
+
 class Decoding:
     """Decodes as ever, notes what, and can be held up."""
 

@@ -255,7 +255,7 @@ def test_a_sender_that_ends_at_once_each_time_is_given_up_and_told(
         return starts[-1]
 
     monkeypatch.setattr(subprocess, "Popen", start)
-    identity = create_identity(tmp_path, "train", "", "")
+    identity = create_identity(tmp_path, "train", "", "given up")
     tracker = Tracker(identity, Path(identity.folder))
     (problem,) = tracker.finish(FINISHED)
     assert "(the process that sends to MLflow ended too early)" in problem
