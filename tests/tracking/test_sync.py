@@ -38,7 +38,7 @@ def runs_dir(tmp_path: Path, workplace: Path) -> Path:
     return tmp_path / "runs"
 
 
-def begin(runs_dir: Path, experiment: str = "") -> tuple[RunIdentity, Path, Tracker]:
+def begin(runs_dir: Path, experiment: str = "sync") -> tuple[RunIdentity, Path, Tracker]:
     identity = create_identity(runs_dir, "train", "", experiment)
     folder = Path(identity.folder)
     tracker = Tracker(identity, folder)
@@ -230,7 +230,7 @@ def test_a_folder_that_has_moved_is_read_where_it_is(runs_dir, tmp_path):
 
 
 def test_a_resumed_run_goes_on_in_mlflow_and_says_nothing_twice(runs_dir):
-    identity, folder, tracker = begin(runs_dir, "resumed")
+    identity, folder, tracker = begin(runs_dir)
     say_epoch(tracker, 2)
     tracker.tags({"imgclf.error": "KeyboardInterrupt"})
     assert tracker.finish(KILLED) == []
