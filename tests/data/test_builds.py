@@ -14,6 +14,7 @@ import pytest
 from image_folders import load_files
 from imgclf.data.builds import building, list_builds, remove_abandoned
 from imgclf.data.cache import clear, list_entries
+from other_process import other_process
 
 BUILDS_UNTIL_ITS_INPUT_ENDS = """
 import sys
@@ -30,17 +31,9 @@ with building(Path(sys.argv[1])) as folder:
 @pytest.fixture
 def builder(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     """Another process that is building; it has said where."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", BUILDS_UNTIL_ITS_INPUT_ENDS, tmp_path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert Path(process.stdout.readline().strip()).is_dir()
-    yield process
-    process.kill()
-    process.communicate()
+    with other_process(BUILDS_UNTIL_ITS_INPUT_ENDS, tmp_path) as (process, said):
+        assert Path(said.strip()).is_dir()
+        yield process
 
 
 def test_what_another_process_builds_is_shown_and_stays(builder, tmp_path: Path):

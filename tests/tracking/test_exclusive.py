@@ -1,7 +1,6 @@
 """Blocks for the same thing come one after the other, whatever ends the process of the first."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from imgclf.errors import ImgclfError
 from imgclf.tracking import exclusive as module
 from imgclf.tracking.exclusive import exclusive
+from other_process import other_process
 
 HOLD = """
 import sys
@@ -25,17 +25,9 @@ def holder(
 ) -> Iterator["subprocess.Popen[str]"]:
     """A process that is in a block for the name of the test."""
     monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.2)
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, request.node.name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "in\n"
-    yield process
-    process.kill()
-    process.communicate()
+    with other_process(HOLD, request.node.name) as (process, said):
+        assert said == "in\n"
+        yield process
 
 
 def test_whoever_waits_too_long_is_told_for_what(

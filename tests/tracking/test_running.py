@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from imgclf.errors import ImgclfError
 from imgclf.tracking.journal import JOURNAL_FILE, Journal, read_records
 from imgclf.tracking.running import end_dead_run, hold_run, is_running
+from other_process import other_process
 
 HOLDS_A_RUN = """
 import sys
@@ -35,17 +35,9 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def holder(folder: Path) -> Iterator["subprocess.Popen[str]"]:
     """Another process in which the run is in progress."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDS_A_RUN, folder],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.communicate()
+    with other_process(HOLDS_A_RUN, folder) as (process, said):
+        assert said == "held\n"
+        yield process
 
 
 def kinds(folder: Path) -> list[str]:
