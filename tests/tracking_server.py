@@ -64,6 +64,11 @@ class TrackingServer:
             )
         wait_until(self._answers)
 
+    @property
+    def lives(self) -> bool:
+        """Whether there is a process, be it stopped."""
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
         assert self._process is not None

@@ -5,9 +5,10 @@ load batches grow by themselves. How much may wait is for whoever submits to say
 """
 
 import asyncio
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -48,6 +49,7 @@ class Batcher:
         self._observe_wait = observe_wait
         self._queue: deque[_Waiting] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._one_call = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "imgclf-run")
 
     async def submit(self, run: Run, images: NDArray[np.uint8]) -> Answers:
@@ -70,6 +72,26 @@ class Batcher:
         logits, probabilities = zip(*parts, strict=True)
         return np.concatenate(logits), np.concatenate(probabilities)
 
+    def answer_at_once(self, run: Run, images: NDArray[np.uint8]) -> Answers | None:
+        """Answer in the calling thread, which is any but the event loop's.
+
+        Args:
+            run: the model.
+            images: uint8 [n, height, width, channels], as many as one call takes at most.
+
+        Returns:
+            logits and probabilities, float32 [n, classes]; None where the model is busy or others
+            wait: then the images must be submitted.
+        """
+        if self._queue or not self._one_call.acquire(blocking=False):
+            return None
+        try:
+            self._observe_wait(0.0)
+            self._observe_batch(len(images))
+            return run(images)
+        finally:
+            self._one_call.release()
+
     def close(self) -> None:
         """End the thread; nothing must wait any more."""
         self._thread.shutdown()
@@ -87,14 +109,8 @@ class Batcher:
         """Answer batch after batch until nothing waits."""
         loop = asyncio.get_running_loop()
         while batch := self._next_batch():
-            now = time.perf_counter()
-            for one in batch:
-                self._observe_wait(now - one.since)
-            images = [one.images for one in batch]
-            self._observe_batch(sum(map(len, images)))
             try:
-                joined = images[0] if len(images) == 1 else np.concatenate(images)
-                answers = await loop.run_in_executor(self._thread, batch[0].run, joined)
+                answers = await loop.run_in_executor(self._thread, self._run, batch)
             except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
                 for one in batch:
                     if not one.answers.done():
@@ -107,6 +123,16 @@ class Batcher:
                 if not one.answers.done():
                     one.answers.set_result((answers[0][start:end], answers[1][start:end]))
                 start = end
+
+    def _run(self, batch: Sequence[_Waiting]) -> Answers:
+        images = [one.images for one in batch]
+        joined = images[0] if len(images) == 1 else np.concatenate(images)
+        with self._one_call:
+            now = time.perf_counter()
+            for one in batch:
+                self._observe_wait(now - one.since)
+            self._observe_batch(len(joined))
+            return batch[0].run(joined)
 
     def _next_batch(self) -> list[_Waiting]:
         """Take from the queue what one call answers: images for one model, as many as allowed."""

@@ -89,6 +89,16 @@ class Engine:
         """Return logits and probabilities for inputs of the network."""
         return await self._batcher.submit(loaded.predictor.run, pixels)
 
+    async def answer_file(self, loaded: LoadedModel, file: bytes) -> Answers | Unread:
+        """Return logits and probabilities, [1, classes], for an image file, or why there are none.
+
+        Where no other waits, the thread that decodes it runs the model too: to wake another one
+        takes a lone client longer than most of what else is done for it.
+        """
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._decoders, self._decode_and_run, loaded, file)
+        return await self.answer(loaded, found) if isinstance(found, np.ndarray) else found
+
     async def decode(
         self, loaded: LoadedModel, files: Sequence[bytes]
     ) -> list[NDArray[np.uint8] | Unread]:
@@ -135,6 +145,17 @@ class Engine:
                 pixels += width * height
         if pixels > most:
             raise RequestError(413, f"{pixels:,} pixels in one request; the limit is {most:,}")
+
+    def _decode_and_run(
+        self, loaded: LoadedModel, file: bytes
+    ) -> Answers | NDArray[np.uint8] | Unread:
+        """Return pixels [1, height, width, channels] where the model is not free to answer."""
+        decoded = self._decode(file, loaded.card.preprocessing)
+        if isinstance(decoded, Unread):
+            return decoded
+        pixels = decoded[None]
+        answers = self._batcher.answer_at_once(loaded.predictor.run, pixels)
+        return pixels if answers is None else answers
 
     def _decode(self, file: bytes, rule: Preprocessing) -> NDArray[np.uint8] | Unread:
         try:

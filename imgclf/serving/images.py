@@ -117,18 +117,26 @@ async def _predict(
     Raises:
         RequestError: none of them is read.
     """
+    if len(named) == 1:
+        ((name, file),) = named
+        answers = await engine.answer_file(loaded, file)
+        if isinstance(answers, Unread):
+            raise RequestError(answers.status, answers.reason)
+        (answer,) = loaded.predictor.answers([name], answers[1], top_k)
+        return [answer.to_dict()]
     decoded = await engine.decode(loaded, [file for _, file in named])
     arrays = [pixels for pixels in decoded if not isinstance(pixels, Unread)]
     if not arrays:
         first = next(one for one in decoded if isinstance(one, Unread))
-        name = f"{named[0][0]}: " if len(named) > 1 else ""
-        raise RequestError(first.status, f"{name}{first.reason}")
+        raise RequestError(first.status, f"{named[0][0]}: {first.reason}")
     _, probabilities = await engine.answer(loaded, np.stack(arrays))
     pairs = [(name, one) for (name, _), one in zip(named, decoded, strict=True)]
     read = [name for name, one in pairs if not isinstance(one, Unread)]
-    answers = iter(loaded.predictor.answers(read, probabilities, top_k))
+    predictions = iter(loaded.predictor.answers(read, probabilities, top_k))
     return [
-        {"image": name, "error": one.reason} if isinstance(one, Unread) else next(answers).to_dict()
+        {"image": name, "error": one.reason}
+        if isinstance(one, Unread)
+        else next(predictions).to_dict()
         for name, one in pairs
     ]
 

@@ -166,6 +166,35 @@ def test_a_lone_request_does_not_wait_for_company(monkeypatch: pytest.MonkeyPatc
     with_batcher(work)
 
 
+def test_an_image_is_answered_in_the_thread_at_hand_only_where_no_other_waits():
+    async def work(batcher: Batcher) -> None:
+        loop, model = asyncio.get_running_loop(), Model()
+
+        def at_once() -> Answers | None:
+            return batcher.answer_at_once(model.run, images(7))
+
+        answers = await loop.run_in_executor(None, at_once)
+        assert answers is not None
+        assert answers[0].tolist() == [[7]]
+        model.free.clear()
+        lone = loop.run_in_executor(None, at_once)
+        while len(model.batches) < 2:
+            await asyncio.sleep(0.01)
+        assert at_once() is None
+        batched = submit(batcher, model, 1)
+        await asyncio.sleep(0.05)
+        assert model.batches == [[7], [7]], "the model was asked twice at a time"
+        model.free.set()
+        assert (await lone) is not None
+        assert (await batched)[0][0, 0] == 1
+        waiting = submit(batcher, model, 2)
+        await asyncio.sleep(0)
+        assert at_once() is None, "it went before what was queued"
+        await waiting
+
+    with_batcher(work)
+
+
 def test_the_wait_of_each_request_is_observed(monkeypatch: pytest.MonkeyPatch):
     clock, waits = SimpleNamespace(now=0.0), []
     monkeypatch.setattr(

@@ -12,13 +12,22 @@ from imgclf.tracking.tracker import Tracker
 from tracking_server import TrackingServer, say_beginning
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+@pytest.fixture(scope="session")
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
     server = TrackingServer(tmp_path_factory.mktemp("server"))
-    server.start()
     yield server
-    server.go_on()
-    server.kill()
+    if server.lives:
+        server.kill()
+
+
+@pytest.fixture
+def server(one_server: TrackingServer) -> TrackingServer:
+    """A server that answers, whatever was done to it before."""
+    if one_server.lives:
+        one_server.go_on()
+    else:
+        one_server.start()
+    return one_server
 
 
 @pytest.fixture
