@@ -1,16 +1,21 @@
-"""What a tracking server that hangs takes from a training run: the same run with and without.
+"""What a tracking server that goes away takes from a training run: the same run with and without.
 
 Run:   python benchmarks/outage_cost.py [--data-dir FOLDER] [--epochs 8] [--repeats 5]
-Cost:  about fifteen minutes on two CPU cores.
+Cost:  about half an hour on two CPU cores.
 
-Both ways are `imgclf.train` with the recipe mnist-cnn on the real MNIST, in one process, recorded
-by a real `mlflow server` on this machine. In "outage" the server is stopped (SIGSTOP) when the
-first epoch has been recorded, so that it takes connections and answers none, and goes on when the
-last epoch has been recorded. The ways take turns, and every second round turns their order round.
+All ways are `imgclf.train` with the recipe mnist-cnn on the real MNIST, in one process, recorded by
+a real `mlflow server` on this machine:
 
-The seconds are those from the first step to the last epoch's record, validation and the calls of
-the tracker included. A server that is stopped leaves its own share of the cores to training, a few
-milliseconds an epoch.
+- fine: it answers all the time.
+- hangs: it is stopped (SIGSTOP) when the first epoch has been recorded, so that it takes
+  connections and answers none, and goes on when the last epoch has been recorded.
+- killed: it is killed (SIGKILL) when the first epoch has been recorded, and started again when the
+  last epoch has been.
+- absent: it is not there before the last epoch has been recorded.
+
+The ways take turns, and every second round turns their order round. The seconds are those from the
+first step to the last epoch's record, validation and the calls of the tracker included. A server
+that is away leaves its own share of the cores to training, a few milliseconds an epoch.
 """
 
 import os
@@ -20,8 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -35,46 +39,60 @@ from imgclf import TrainConfig
 from imgclf.pipeline import train as pipeline
 from imgclf.tracking.tracker import Tracker
 
+WAYS = ("fine", "hangs", "killed", "absent")
 
-@contextmanager
-def _server(folder: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start a tracking server, and point MLflow to it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)),
-            *("--backend-store-uri", f"sqlite:///{folder}/server.db"),
-            *("--artifacts-destination", f"{folder}/artifacts"),
-        ],
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    address = f"http://127.0.0.1:{port}"
-    while True:
-        try:
-            if requests.get(f"{address}/health", timeout=5).ok:
-                break
-        except requests.RequestException:
+
+class _Server:
+    """A tracking server that is always at one address."""
+
+    def __init__(self, folder: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        self._folder = folder
+        self.address = f"http://127.0.0.1:{self._port}"
+        self.start()
+
+    def start(self) -> None:
+        folder = self._folder
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+                *("--port", str(self._port)),
+                *("--backend-store-uri", f"sqlite:///{folder}/server.db"),
+                *("--artifacts-destination", f"{folder}/artifacts"),
+            ],
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while not self._answers():
             time.sleep(0.2)
-    os.environ["MLFLOW_TRACKING_URI"] = address
-    yield process
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+
+    def signal(self, number: int) -> None:
+        os.killpg(self._process.pid, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            return requests.get(f"{self.address}/health", timeout=5).ok
+        except requests.RequestException:
+            return False
 
 
 class _Run:
-    """One run, whose server hangs in its middle or not.
+    """One run, whose server fares in one of `WAYS`.
 
     Attributes:
         seconds: from the first step to the last epoch's record.
     """
 
-    def __init__(self, server: "subprocess.Popen[bytes]", outage: bool) -> None:
+    def __init__(self, server: _Server, way: str) -> None:
         self._server = server
-        self._outage = outage
+        self._way = way
         self._begun = self.seconds = 0.0
         self._epochs = 0
 
@@ -92,6 +110,8 @@ class _Run:
                 if "epoch_seconds" in values:
                     run._after_epoch(config.epochs)
 
+        if self._way == "absent":
+            self._server.kill()
         with patch.object(pipeline, "Tracker", Timed):
             result = pipeline.train(config)
         assert not result.not_sent, result.not_sent
@@ -100,10 +120,16 @@ class _Run:
     def _after_epoch(self, epochs: int) -> None:
         self._epochs += 1
         self.seconds = time.perf_counter() - self._begun
-        if self._outage and self._epochs == 1:
-            os.killpg(self._server.pid, signal.SIGSTOP)
-        if self._outage and self._epochs == epochs:
-            os.killpg(self._server.pid, signal.SIGCONT)
+        if self._epochs == 1:
+            if self._way == "hangs":
+                self._server.signal(signal.SIGSTOP)
+            if self._way == "killed":
+                self._server.kill()
+        if self._epochs == epochs:
+            if self._way == "hangs":
+                self._server.signal(signal.SIGCONT)
+            if self._way in ("killed", "absent"):
+                self._server.start()
 
 
 @click.command()
@@ -111,29 +137,31 @@ class _Run:
 @click.option("--dataset", default="mnist", help="Another one, for a trial.")
 @click.option("--epochs", default=8, help="Epochs of a run; eight take about a minute.")
 @click.option("--threads", default=0, help="CPU threads of the arithmetic; 0: one for each core.")
-@click.option("--repeats", default=5, help="Pairs of runs.")
+@click.option("--repeats", default=5, help="Rounds of all ways.")
 def main(data_dir: str, dataset: str, epochs: int, threads: int, repeats: int) -> None:
-    """Train in pairs and print a table."""
+    """Train in rounds and print a table."""
     data_dir = str(Path(data_dir).resolve()) if data_dir else ""
-    pairs = []
-    with tempfile.TemporaryDirectory() as folder, _server(folder) as server:
+    with tempfile.TemporaryDirectory() as folder:
+        server = _Server(folder)
+        os.environ["MLFLOW_TRACKING_URI"] = server.address
         values = {"recipe": "mnist-cnn", "data_dir": data_dir, "runs_dir": f"{folder}/runs"}
         values |= {"dataset": dataset, "threads": threads}
-        _Run(server, False).train(TrainConfig.from_dict({**values, "epochs": 1}))  # warms up
+        _Run(server, "fine").train(TrainConfig.from_dict({**values, "epochs": 1}))  # warms up
         config = TrainConfig.from_dict({**values, "epochs": epochs})
+        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
         for number in range(repeats):
-            order = (True, False) if number % 2 else (False, True)
-            measured = {outage: _Run(server, outage).train(config) for outage in order}
-            pairs.append((measured[True], measured[False]))
-    outage, fine = np.array(pairs).T
-    percent = 100 * (outage - fine) / fine
-    print("\n| outage, s | server fine, s | difference, median of the pairs (lowest to highest) |")
+            for way in WAYS[:: -1 if number % 2 else 1]:
+                seconds[way].append(_Run(server, way).train(config))
+                print(f"{way}: {seconds[way][-1]:.1f} s", flush=True)
+        server.kill()
+    fine = np.array(seconds["fine"])
+    print("\n| server | seconds, median | over a fine one: median (lowest to highest) |")
     print("|---|---|---|")
-    print(
-        f"| {np.median(outage):.1f} | {np.median(fine):.1f} | {np.median(percent):+.1f}%"
-        f" ({percent.min():+.1f}% to {percent.max():+.1f}%) |"
-    )
-    print(f"\n{machine()}; {repeats} pairs of {epochs} epochs")
+    for way, measured in seconds.items():
+        percent = 100 * (np.array(measured) - fine) / fine
+        spread = f"{np.median(percent):+.1f}% ({percent.min():+.1f}% to {percent.max():+.1f}%)"
+        print(f"| {way} | {np.median(measured):.1f} | {spread if way != 'fine' else ''} |")
+    print(f"\n{machine()}; {repeats} rounds of {epochs} epochs")
 
 
 if __name__ == "__main__":

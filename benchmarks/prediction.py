@@ -1,6 +1,6 @@
 """The predictor beside bare onnxruntime.
 
-Run:   python benchmarks/prediction.py [--processes 9] [--rounds 9] [--seconds 2]
+Run:   python benchmarks/prediction.py [--processes 25] [--rounds 9] [--seconds 2]
 Cost:  about three minutes on two CPU cores.
 
 "One image": a process of `imgclf predict MODEL IMAGE` over a process of Python that imports
@@ -40,7 +40,7 @@ print(session.run(None, {"image": pixels})[1].argmax())
 
 
 @click.command()
-@click.option("--processes", default=9, help="Processes of each kind.")
+@click.option("--processes", default=25, help="Processes of each kind.")
 @click.option("--rounds", default=9, help="Rounds of batches.")
 @click.option("--seconds", default=2.0, help="Of a way in a round of batches.")
 def main(processes: int, rounds: int, seconds: float) -> None:

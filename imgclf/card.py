@@ -93,8 +93,9 @@ class ModelCard:
             raise ValueError("mean and std must be finite, and std positive")
         if not all(isinstance(text, str) for text in self.provenance.values()):
             raise ValueError("where the model comes from must be text")
-        if not all(isinstance(value, int | float) for value in self.metrics.values()):
-            raise ValueError("metrics must be numbers")
+        figures = self.metrics.values()
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in figures):
+            raise ValueError("metrics must be finite numbers")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"the temperature must be positive, not {self.temperature!r}")
 

@@ -1,8 +1,11 @@
-"""How many processor cores there are for this process."""
+"""What there is to compute on: devices, and how many processor cores."""
 
 import os
 
 from imgclf.container import cores_within_quota
+
+# Where onnxruntime computes.
+SERVING_DEVICES = ("cpu", "cuda")
 
 
 def available_cores() -> int:

@@ -68,6 +68,16 @@ def write_whole(path: Path, content: bytes, what: str, hint: str = "") -> None:
                 unfinished.unlink(missing_ok=True)
 
 
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's bytes are on the disk, and not in the system's memory alone.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
 def _free_bytes(place: Path) -> int:
     """Return how much may still be written where a file or folder is, or is to be."""
     place = place.absolute()

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 from imgclf.command import print_error
+from imgclf.cores import SERVING_DEVICES
 from imgclf.errors import ImgclfError
-from imgclf.recipes import SERVING_DEVICES
 
 device_option = click.option(
     "--device",

@@ -6,8 +6,8 @@ from pathlib import Path
 import onnxruntime
 
 from imgclf.card import METADATA_KEY, ModelCard
+from imgclf.cores import SERVING_DEVICES
 from imgclf.errors import ImgclfError
-from imgclf.recipes import SERVING_DEVICES
 from imgclf.seal import digest_if_intact, is_sealed
 
 INPUT = "image"

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,11 @@ from PIL import Image
 
 from imgclf.cores import available_cores
 from imgclf.errors import BadImageError, ImgclfError
-from imgclf.golden import METADATA_KEY as GOLDEN_KEY
-from imgclf.golden import GoldenInputs
 from imgclf.model_file import INPUT, OUTPUTS, one_line, open_model_file
 from imgclf.preprocess import SUFFIXES, ImageSource, to_array
+
+if TYPE_CHECKING:  # to predict takes none
+    from imgclf.golden import GoldenInputs
 
 Images: TypeAlias = "ImageSource | Iterable[ImageSource]"
 
@@ -108,12 +109,15 @@ class Predictor:
         return size if isinstance(size, int) else None
 
     @property
-    def golden(self) -> GoldenInputs:
+    def golden(self) -> "GoldenInputs":
         """The golden inputs that the file carries.
 
         Raises:
             ImgclfError: there are none, or they cannot be read.
         """
+        from imgclf.golden import METADATA_KEY as GOLDEN_KEY
+        from imgclf.golden import GoldenInputs
+
         metadata = self._session.get_modelmeta().custom_metadata_map
         if GOLDEN_KEY not in metadata:
             raise ImgclfError("The model carries no golden inputs.", "Export it again.")

@@ -57,9 +57,6 @@ SCHEDULES = {
     "step": "rises linearly, then drops every so many epochs",
 }
 
-# Where onnxruntime computes.
-SERVING_DEVICES = ("cpu", "cuda")
-
 # Metrics that the best epoch can be best in; all but the loss are better when higher.
 MONITORS = ("val/accuracy", "val/loss", "val/precision", "val/recall", "val/f1")
 

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+
+from other_process import other_process
 
 ROOT = Path(__file__).parent.parent
 RUNNER = [sys.executable, "-u", "-m", "mlflow", "run", ".", "--env-manager", "local"]
@@ -209,3 +212,54 @@ def test_a_run_goes_on_through_the_runner_in_its_own_run_alone(checkout):
     assert run.info.status == "FINISHED"
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
     assert steps == list(range(1, 61))
+
+
+STARTS_A_STEP = """
+import subprocess, sys
+
+step = "from mlflow_project.step import _end_with_runner; _end_with_runner(); import time;"
+step += "print('runs', flush=True); time.sleep(100)"
+process = subprocess.Popen(
+    [sys.executable, "-c", step], cwd=sys.argv[1], stdout=subprocess.PIPE
+)
+process.stdout.readline()
+print(process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.faults
+def test_a_step_does_not_outlive_its_runner():
+    with other_process(STARTS_A_STEP, ROOT) as (process, said):
+        step = psutil.Process(int(said))
+        process.kill()
+    assert psutil.wait_procs([step], timeout=60)[1] == []
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_training_ends_as_killed_where_the_runner_alone_is_ended(checkout, number):
+    name = f"ended by {number.name}"
+    process = subprocess.Popen(
+        [*RUNNER, "--experiment-name", name, "-P", "epochs=10000"],
+        cwd=checkout,
+        env=without_mlflow(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "2/10000" in line:
+            break
+    (trainer, *_) = psutil.Process(process.pid).children()
+    process.send_signal(number)
+    said = process.stdout.read()  # until the trainer has closed it, too
+    assert psutil.wait_procs([trainer], timeout=60)[1] == []
+    process.wait(timeout=60)
+    assert "resume=" in said
+    client = MlflowClient(tracking_uri=f"sqlite:///{checkout}/mlflow.db")
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "KILLED"

@@ -80,7 +80,10 @@ def remove_entry(folder: Path) -> None:
         OSError: the cache may not be written to.
     """
     outgoing = folder.with_name(f"{_PREFIX}{uuid.uuid4().hex}")
-    os.rename(folder, outgoing)  # a full disk has room for that
+    try:
+        os.rename(folder, outgoing)  # a full disk has room for that
+    except FileNotFoundError:
+        return  # another process was faster
     # Another process may take it for one that was left, and remove it too.
     shutil.rmtree(outgoing, ignore_errors=True)
 

@@ -27,7 +27,7 @@ from imgclf.card import Preprocessing
 from imgclf.data.builds import building, remove_abandoned, remove_entry
 from imgclf.data.decode import Decoded, Outcome, choose_size, first_size, outcome_from_json
 from imgclf.data.parallel_decode import decode_files
-from imgclf.disk import writing
+from imgclf.disk import flush_to_disk, writing
 
 _VERSION = 2
 _PIXELS, _IMAGES = "pixels.raw", "images.json"
@@ -132,11 +132,10 @@ def load_decoded(
         with writing("decoded images", cache, needed, _ELSEWHERE):
             cache.mkdir(parents=True, exist_ok=True)
             remove_abandoned(cache)
-            if _build(entry, request, plan, source, progress):
-                break
-    found = _read(entry, request)
-    assert found is not None, "an entry that was built is whole"
-    return found
+            found = _build(entry, request, plan, source, progress)
+        if found is not None:
+            return found
+    raise AssertionError("the last plan always works")
 
 
 def _plans(request: _Request) -> list[_Plan]:
@@ -228,14 +227,16 @@ def _read(entry: Path, request: _Request) -> Stored | None:
         return None
 
 
-def _build(entry: Path, request: _Request, plan: _Plan, source: str, progress: Progress) -> bool:
-    """Write an entry beside its place, and rename it into it; False where the plan does not do."""
+def _build(
+    entry: Path, request: _Request, plan: _Plan, source: str, progress: Progress
+) -> Stored | None:
+    """Write an entry beside its place, and rename it into it; None where the plan does not do."""
     with building(entry.parent) as place:
         folder = place / entry.name
         folder.mkdir()
         outcomes = _write_pixels(folder / _PIXELS, request.files, plan, progress)
         if outcomes is None:
-            return False
+            return None
         size = plan.size
         if plan.reduce and all(isinstance(image, str) or image.is_grey for image in outcomes):
             size = dataclasses.replace(size, channels=1)
@@ -246,14 +247,23 @@ def _build(entry: Path, request: _Request, plan: _Plan, source: str, progress: P
             "images": outcomes,
         }
         (folder / _IMAGES).write_text(json.dumps(described), encoding="utf-8")
+        # A file that has its length but not its bytes, after a power failure, would pass for whole.
+        for name in (_PIXELS, _IMAGES):
+            flush_to_disk(folder / name)
+        # Mapped before it is in its place, where another process may remove it at any moment.
+        built = _read(folder, request)
+        assert built is not None, "an entry that was built is whole"
         if entry.exists() and _read(entry, request) is None:
-            shutil.rmtree(entry)  # damaged
+            shutil.rmtree(entry, ignore_errors=True)  # damaged
         try:
             os.rename(folder, entry)
         except OSError:
-            if _read(entry, request) is None:  # else another process was faster: the same pixels
+            # Another process was faster, with the same pixels: two must not hold two copies.
+            found = _read(entry, request)
+            if found is None:
                 raise
-        return True
+            return found
+        return built
 
 
 def _write_pixels(

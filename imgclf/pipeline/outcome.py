@@ -1,5 +1,6 @@
 """What a run came to: the selected weights, tested once, with all that shows how good they are."""
 
+import math
 import time
 
 import torch
@@ -83,5 +84,6 @@ def _card(run: Run, model: ImageClassifier, metrics: dict[str, float]) -> ModelC
         mean=tuple(model.mean.flatten().tolist()),
         std=tuple(model.std.flatten().tolist()),
         provenance=provenance,
-        metrics=metrics,
+        # JSON has no other numbers.
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
     )

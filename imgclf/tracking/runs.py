@@ -74,6 +74,11 @@ def list_runs(experiment: str = "") -> list[TrainRun]:
         ImgclfError: the store cannot be read.
     """
     with readable_errors():
+        # To look must not make a database.
+        if not has_store():
+            if experiment:
+                raise _nothing_recorded(f"There is no experiment '{experiment}'")
+            return []
         client = connect()
         experiment_id = find_experiment(client, experiment)
         if experiment_id is None and experiment:
@@ -129,6 +134,13 @@ def best_run(experiment: str = "", dataset: str = "", digest: str = "") -> Train
     return candidates[0]
 
 
+def _nothing_recorded(what: str) -> ImgclfError:
+    return ImgclfError(
+        f"{what}: nothing is recorded at {tracking_uri()} yet.",
+        "Set MLFLOW_TRACKING_URI to the store that it was recorded in.",
+    )
+
+
 def find_run(run_id: str) -> TrainRun:
     """Return a training run by its own id or by MLflow's, from whichever experiment.
 
@@ -137,10 +149,7 @@ def find_run(run_id: str) -> TrainRun:
     """
     with readable_errors():
         if not has_store():
-            raise ImgclfError(
-                f"There is no run '{run_id}': nothing is recorded at {tracking_uri()} yet.",
-                "Set MLFLOW_TRACKING_URI to the store that it was recorded in.",
-            )
+            raise _nothing_recorded(f"There is no run '{run_id}'")
         client = connect()
         experiment_ids = [
             found.experiment_id for found in client.search_experiments(max_results=1000)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -241,3 +242,23 @@ def test_entries_are_listed_and_cleared(images, tmp_path):
     (cache / "note.txt").write_text("not ours")
     assert clear(cache) == sum(entry.num_bytes for entry in entries)
     assert [path.name for path in cache.iterdir()] == ["note.txt"]
+
+
+def test_a_cache_that_is_cleared_again_and_again_disturbs_nobody(images, tmp_path):
+    cache, sizes = tmp_path / "cache", range(8, 48)
+    expected = [load(images, tmp_path / "left alone", size)[0].pixels.sum() for size in sizes]
+    over = Event()
+
+    def clear_on_and_on() -> None:
+        while not over.is_set():
+            clear(cache)
+
+    with ThreadPoolExecutor(2) as pool:
+        clearing = [pool.submit(clear_on_and_on) for _ in range(2)]
+        try:
+            found = [load(images, cache, size)[0].pixels.sum() for size in sizes]
+        finally:
+            over.set()
+        for one in clearing:
+            one.result()
+    assert found == expected

@@ -15,6 +15,8 @@ from imgclf.tracking.sent import read_sent
 from imgclf.tracking.sync import sync_runs
 from tracking_server import holds_all, is_sent, runs_of, say_end, say_epoch, wait_until
 
+pytestmark = pytest.mark.faults
+
 SPEAKS_AND_WAITS = """
 import sys
 from pathlib import Path
@@ -38,8 +40,6 @@ from imgclf.errors import ImgclfError
 from imgclf.tracking.identity import create_identity
 from imgclf.tracking.tracker import Tracker
 from tracking_server import say_epoch
-
-pytestmark = pytest.mark.faults
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
 identity = create_identity(Path(sys.argv[1]), "train", "", "outage")

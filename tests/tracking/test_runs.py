@@ -154,6 +154,12 @@ def test_a_store_that_is_not_there_is_not_made_by_looking_into_it(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/absent/mlflow.db")
     with pytest.raises(ImgclfError, match="There is no run 'x': nothing is recorded at sqlite:///"):
         find_run("x")
+    with pytest.raises(ImgclfError, match="There is no experiment 'x': nothing is recorded at"):
+        list_runs("x")
+    assert list_runs() == []
+    with pytest.raises(ImgclfError) as caught:
+        best_run()
+    assert caught.value.hint == "Train one: imgclf train"
     assert list(tmp_path.iterdir()) == []
 
 
