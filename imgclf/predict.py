@@ -226,7 +226,7 @@ class Predictor:
         """Word the answers for images from their probabilities, float32 [n, classes]."""
         # A stable sort keeps the order of the classes where probabilities are equal.
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, : max(top_k, 1)]
-        values = np.take_along_axis(probabilities, best, axis=1)
+        values = probabilities[np.arange(len(best))[:, None], best]
         classes = self.card.classes
         found = []
         for name, positions, shares in zip(names, best.tolist(), values.tolist(), strict=True):

