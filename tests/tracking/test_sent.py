@@ -28,7 +28,7 @@ def test_a_run_has_unsent_records_until_the_last_was_delivered(tmp_path):
     journal = Journal.create(tmp_path / JOURNAL_FILE)
     assert not has_unsent(tmp_path)
     journal.append("run")
-    journal.append("end")
+    journal.append("end", status="FINISHED")
     journal.close()
     for delivered in range(3):
         write_sent(tmp_path, Sent(delivered=delivered))
