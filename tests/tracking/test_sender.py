@@ -181,7 +181,6 @@ def test_a_replaced_process_that_cannot_work_does_not_end_the_run(workplace, tmp
     monkeypatch.syspath_prepend(tmp_path)
     tracker.metrics({"train/loss": 0.25}, step=1)
     (problem,) = tracker.finish(FINISHED)
-    tracker.check()
     assert "(the process that sends to MLflow ended with 1: MLflow cannot be used" in problem
     assert "half of it is missing" in problem
 
@@ -236,7 +235,6 @@ def test_where_no_process_can_be_started_any_more_the_run_goes_on(workplace, tmp
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
     tracker.metrics({"train/loss": 0.25}, step=1)
-    tracker.check()
     (problem,) = tracker.finish(FINISHED)
     assert "(Cannot start a process for MLflow: Cannot allocate memory.)" in problem
 
