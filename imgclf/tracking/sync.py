@@ -184,6 +184,6 @@ def _send_all(outbox: "Outbox", tries: int) -> tuple[str, bool]:
             if not outbox.hold_back_next():
                 return no_answer(outbox.sent.tracking_uri, str(error)), True
         except RefusedError as error:
-            return f"MLflow refused the run: {error}", False
+            return f"MLflow refused the run: {error} {error.hint}", False
         waits, failed = pauses(), 0
     return "; ".join(outbox.sent.waiting()), False

@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -243,7 +244,10 @@ def test_a_store_that_refuses_one_record_gets_the_others(server, begin):
     assert read_sent(folder).problems() == (problem,)
 
 
-def test_an_address_where_nobody_listens_is_told(begin, impatient):
+def test_an_address_where_nobody_listens_is_told_and_the_wait_for_it_before(begin, impatient):
     tracker, _ = begin(f"http://127.0.0.1:{free_port()}")
-    (not_sent,) = tracker.finish(FINISHED)
+    said: list[str] = []
+    (not_sent,) = tracker.finish(FINISHED, say=said.append)
     assert "the tracking server does not answer" in not_sent
+    (line,) = said
+    assert re.fullmatch(r"sending the rest to MLflow, \d+ seconds at most", line)

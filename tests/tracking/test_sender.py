@@ -2,6 +2,7 @@
 
 import errno
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from mlflow import MlflowClient
 from imgclf.errors import ImgclfError
 from imgclf.tracking import sender
 from imgclf.tracking.identity import create_identity
-from imgclf.tracking.journal import FAILED, FINISHED, KILLED
+from imgclf.tracking.journal import FAILED, FINISHED, JOURNAL_FILE, KILLED, read_records
 from imgclf.tracking.sender import Delivery
 from imgclf.tracking.tracker import Tracker
 
@@ -194,6 +195,8 @@ def test_the_run_is_open_after_the_wait_and_names_its_program(workplace, tmp_pat
     assert run.info.status == "RUNNING"
     assert run.data.tags["mlflow.source.name"] == "/somewhere/train.py"
     assert tracker.tracking_uri == f"sqlite:///{workplace}/mlflow.db"
+    begun = next(read_records(Path(identity.folder) / JOURNAL_FILE))
+    assert begun.content["host"] == platform.node()
     assert tracker.finish(FINISHED) == []
 
 
@@ -213,15 +216,30 @@ def test_a_process_that_has_stopped_does_not_stop_training(workplace, tmp_path):
     assert sorted(point.step for point in history) == list(range(1_000))
 
 
-def test_an_installation_of_mlflow_that_is_broken_is_told(tmp_path, monkeypatch):
-    (tmp_path / "mlflow.py").write_text("raise ImportError('half of it is missing')")
+@pytest.mark.parametrize(
+    ("error", "message", "hint"),
+    [
+        (
+            "ImportError('half of it is missing')",
+            "MLflow cannot be used: half of it is missing",
+            "Reinstall mlflow.",
+        ),
+        ("ImgclfError('Cannot write.', 'Make room.')", "Cannot write.", "Make room."),
+    ],
+)
+def test_why_mlflow_cannot_be_used_is_told_with_what_to_do(
+    error, message, hint, tmp_path, monkeypatch
+):
+    program = f"from imgclf.errors import ImgclfError\nraise {error}\n"
+    (tmp_path / "mlflow.py").write_text(program)
     monkeypatch.syspath_prepend(tmp_path)
     identity = create_identity(tmp_path, "train", "", "")
     tracker = Tracker(identity, Path(identity.folder))
-    with pytest.raises(ImgclfError, match="MLflow cannot be used: half of it is missing"):
+    with pytest.raises(ImgclfError) as caught:
         tracker.wait_until_open()
+    assert (caught.value.message, caught.value.hint) == (message, hint)
     (problem,) = tracker.finish(FAILED)
-    assert "half of it is missing" in problem
+    assert f"({message} {hint})" in problem
     assert "SIG" not in problem
 
 
