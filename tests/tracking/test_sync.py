@@ -153,6 +153,13 @@ def test_listing_runs_ends_dead_ones_and_names_a_damaged_one_beside_its_answer(r
     assert folder.name not in imgclf("runs", "--json", "--runs-dir", runs_dir).stderr
 
 
+def test_an_export_ends_dead_runs_of_its_folder_first(runs_dir):
+    folder = write_run(runs_dir, ended=False)
+    result = imgclf("export", "--run", "none", "--runs-dir", runs_dir)
+    assert result.exit_code != 0
+    assert f"{folder.name}  its process was killed: ended as KILLED" in result.stderr
+
+
 AS_ANOTHER_HOST = """
 import socket, sys
 socket.sethostname("elsewhere")
