@@ -62,9 +62,7 @@ class Journal:
         self._path = path
         # Without a buffer: what could not be written does not come again with the next record.
         # At the file's end, wherever another process has brought that: nothing is written over.
-        self._file = path.open(
-            mode, buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_APPEND, 0o666)
-        )
+        self._file = open(path, mode, buffering=0, opener=_open_to_append)
         # One object, so that no signal falls between two of its values.
         self._counted = _Counted()
 
@@ -231,6 +229,10 @@ def last_record(path: Path) -> Record | None:
 def run_folders(runs_dir: Path) -> list[Path]:
     """Return the runs' folders that hold a journal, the oldest run first."""
     return sorted(path.parent for path in runs_dir.glob(f"*/{JOURNAL_FILE}"))
+
+
+def _open_to_append(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_APPEND, 0o666)
 
 
 def _whole_bytes(path: Path) -> int:

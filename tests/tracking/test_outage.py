@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from faulty_proxy import ERROR, LOSE_ANSWER, PASS
-from imgclf.tracking.journal import FINISHED, KILLED
+from imgclf.tracking.journal import FINISHED, JOURNAL_FILE, KILLED
 from imgclf.tracking.sent import read_sent
 from imgclf.tracking.sync import sync_runs
 from imgclf.tracking.tracker import Tracker
@@ -245,9 +245,11 @@ def test_a_store_that_refuses_one_record_gets_the_others(server, begin):
 
 
 def test_an_address_where_nobody_listens_is_told_and_the_wait_for_it_before(begin, impatient):
-    tracker, _ = begin(f"http://127.0.0.1:{free_port()}")
+    tracker, folder = begin(f"http://127.0.0.1:{free_port()}")
+    say_epoch(tracker, 1)
     said: list[str] = []
     (not_sent,) = tracker.finish(FINISHED, say=said.append)
     assert "the tracking server does not answer" in not_sent
     (line,) = said
     assert re.fullmatch(r"sending the rest to MLflow, \d+ seconds at most", line)
+    assert '"train/loss": 1.0' in (folder / JOURNAL_FILE).read_text()

@@ -106,6 +106,7 @@ def test_a_kept_process_ends_after_a_while(workplace, tmp_path, monkeypatch):
     process.wait(timeout=60)
 
 
+@pytest.mark.slow
 def test_a_run_after_a_refused_one_is_sent(workplace, tmp_path):
     """MLflow opens no run in an experiment that was deleted."""
     client = MlflowClient()
@@ -243,6 +244,7 @@ def test_why_mlflow_cannot_be_used_is_told_with_what_to_do(
     assert "SIG" not in problem
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_where_no_process_can_be_started_any_more_the_run_goes_on(workplace, tmp_path, monkeypatch):
     monkeypatch.setattr("imgclf.tracking.sender._SECONDS_BEFORE_STARTS", (0.0, 0.1))

@@ -19,7 +19,7 @@ from imgclf.tracking.runs import list_runs
 from imgclf.tracking.sync import sync_runs
 from imgclf.tracking.tracker import Tracker
 from small_disk import files_up_to
-from tracking_server import free_port, holds_all
+from tracking_server import holds_all
 
 
 @pytest.fixture
@@ -145,20 +145,6 @@ def test_a_wrong_tracking_address_ends_the_run_with_a_clear_error(tmp_path, monk
 
 
 @pytest.mark.faults
-def test_what_could_not_be_sent_is_said_and_kept(tracking_uri, tmp_path, monkeypatch):
-    monkeypatch.setattr("imgclf.tracking.tracker.PATIENCE_SECONDS", 1.0)
-    tracking_uri(f"http://127.0.0.1:{free_port()}")
-    identity = create_identity(tmp_path, "train", "", "")
-    tracker = Tracker(identity, Path(identity.folder))
-    tracker.metrics({"train/loss": 1.0}, step=1)
-
-    (not_sent,) = tracker.finish(FINISHED)
-
-    assert "does not answer" in not_sent
-    assert '"train/loss": 1.0' in (Path(identity.folder) / "journal.jsonl").read_text()
-
-
-@pytest.mark.faults
 def test_a_full_disk_is_told_at_once_and_the_run_ends_as_failed(workplace, tmp_path):
     identity = create_identity(tmp_path, "train", "", "full disk")
     tracker = Tracker(identity, Path(identity.folder))
@@ -172,6 +158,7 @@ def test_a_full_disk_is_told_at_once_and_the_run_ends_as_failed(workplace, tmp_p
     assert "train/loss" not in run.data.metrics
 
 
+@pytest.mark.slow
 def test_a_store_whose_library_is_missing_is_no_finished_run(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "mysql+nothing://localhost/x")
     with pytest.raises(ImgclfError, match="MLflow refused the run"):
