@@ -91,7 +91,7 @@ def import_store() -> None:
 
 
 def is_temporary(error: Exception) -> bool:
-    """Tell whether a call may succeed later: the store is away, busy or full, not the call wrong."""
+    """Tell whether a call may succeed later: it is right, and the store away, busy or full."""
     if isinstance(error, MlflowException):
         return error.error_code in _TEMPORARY
     if status := _status(error):

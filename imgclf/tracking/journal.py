@@ -62,7 +62,7 @@ class Journal:
         self._path = path
         # Without a buffer: what could not be written does not come again with the next record.
         # At the file's end, wherever another process has brought that: nothing is written over.
-        self._file = open(path, mode, buffering=0, opener=_open_to_append)
+        self._file = open(path, mode, buffering=0, opener=_open_to_append)  # noqa: SIM115 - kept
         # One object, so that no signal falls between two of its values.
         self._counted = _Counted()
 
@@ -118,9 +118,9 @@ class Journal:
         try:
             self._repair()
             last = self._counted
-            now_ms = max(time.time_ns() // 1_000_000, last.time_ms + 1)
-            then_ms = now_ms if time_ms is None else max(time_ms, last.time_ms)
-            record = Record(last.length, then_ms, kind, content)
+            if time_ms is None:
+                time_ms = max(time.time_ns() // 1_000_000, last.time_ms + 1)
+            record = Record(last.length, max(time_ms, last.time_ms), kind, content)
             line = json.dumps(asdict(record)).encode() + b"\n"
             written = 0
             while written < len(line):

@@ -121,7 +121,7 @@ def cannot_lock(folder: Path, error: OSError) -> ImgclfError:
     """Return what is said where a run's folder cannot hold the lock of a process."""
     return ImgclfError(
         f"Cannot write in the run's folder '{folder}', or lock a file there: {error.strerror}.",
-        "It must be yours, on a disk that has room, and on a file system that has locks; else choose"
+        "It must be yours, on a disk that has room and a file system that has locks. Or choose"
         " another with --runs-dir.",
     )
 

@@ -117,7 +117,7 @@ def test_a_lock_that_cannot_be_had_is_no_refusal_of_the_run(tmp_path, monkeypatc
     with outbox, monkeypatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", "/dev/null")
         patch.setattr(tempfile, "tempdir", "/dev/null")
-        with pytest.raises(UnreachableError, match="take turns.*TMPDIR"):
+        with pytest.raises(UnreachableError, match=r"take turns.*TMPDIR"):
             outbox.send_next()
         patch.undo()
         while outbox.refill():

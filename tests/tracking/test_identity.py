@@ -55,7 +55,6 @@ def test_the_experiment_of_a_run_is_kept_so_that_another_shell_finds_it(tmp_path
     assert kept == [("", "7"), ("named", ""), ("given", "")]
 
 
-
 def test_a_run_is_found_by_either_id(runs_dir):
     folder, other = write_run(runs_dir, ended=True), write_run(runs_dir, ended=True)
     assert imgclf("sync", folder.name, "--runs-dir", runs_dir).exit_code == 0
@@ -84,5 +83,3 @@ def test_a_folder_that_has_moved_is_read_where_it_is(runs_dir, tmp_path):
     assert read_identity(moved).folder == str(moved)
     assert imgclf("sync", "--runs-dir", moved.parent).exit_code == 0
     holds_all(MlflowClient(), moved)
-
-

@@ -103,7 +103,7 @@ def test_a_journal_of_nothing_but_a_torn_line_is_begun_again(path):
         lambda lines: [lines[0], '{"sequence": 1}', lines[2]],
         lambda lines: [lines[0], "[1]", lines[2]],
         lambda lines: [lines[0], "[" * 100_000, lines[2]],
-        lambda lines: [lines[0], lines[1].replace("1", "\"1\"", 1), lines[2]],
+        lambda lines: [lines[0], lines[1].replace("1", '"1"', 1), lines[2]],
         lambda lines: [lines[0], lines[1].replace("metrics", "end"), lines[2]],
         lambda lines: [lines[0], lines[1].replace("{}", "[]"), lines[2]],
     ],
@@ -164,9 +164,10 @@ def test_a_signal_between_write_and_count_leaves_a_record_that_the_next_one_foll
 
     journal = Journal.create(path)
     journal.append("run")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", then_ctrl_c)
-        journal.append("tags", values={"name": "interrupted"})
+        with pytest.raises(KeyboardInterrupt):
+            journal.append("tags", values={"name": "interrupted"})
     (_, read_meanwhile) = read_records(path)
     assert journal.append("end", status=KILLED).sequence == 2
     assert journal.length == 3

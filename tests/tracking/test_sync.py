@@ -174,7 +174,9 @@ def test_another_host_ends_no_run_whose_lock_it_does_not_see(runs_dir):
     folder = write_run(runs_dir, ended=False)
     before = (folder / JOURNAL_FILE).read_bytes()
     command = ["unshare", "--map-root-user", "--uts", sys.executable, "-c", AS_ANOTHER_HOST]
-    done = subprocess.run([*command, "sync", "--runs-dir", runs_dir], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "sync", "--runs-dir", runs_dir], capture_output=True, text=True
+    )
     if "unshare" in done.stderr:
         pytest.skip("this machine gives nobody another name")
     assert done.returncode == 0, done.stderr
@@ -227,7 +229,6 @@ def test_the_last_figures_that_were_said_are_the_last_in_mlflow_although_the_clo
     assert imgclf("sync", "--runs-dir", runs_dir).exit_code == 0
     run = holds_all(MlflowClient(), Path(identity.folder))
     assert run.data.metrics["best/val_accuracy"] == 0.6
-
 
 
 # --- How often and how long a server is asked
