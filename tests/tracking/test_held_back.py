@@ -91,6 +91,24 @@ def test_of_a_batch_of_metrics_one_record_is_held_back(proxy, server, journal):
     assert run.data.metrics["best/epoch"] == 29
 
 
+def test_a_store_that_refuses_one_record_gets_the_others(server, journal):
+    writer, folder = journal
+    append_epochs(writer, range(1, 2))
+    bad = {"no/such:name?": 1.0, "train/loss": 2.0}
+    writer.append("metrics", values=bad, step=2, summary={})
+    append_epochs(writer, range(3, 4))
+    writer.append("end", status=FINISHED)
+    (result,) = sync_runs([folder])
+    (problem,) = result.sent.problems()
+    assert problem.startswith("metrics: ")
+    assert "no/such:name?" in problem
+    client = server.client()
+    (run,) = runs_of(client, folder)
+    assert run.info.status == FINISHED
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in history] == [1, 3]
+
+
 def test_tags_that_were_held_back_do_not_replace_later_ones(proxy, server, journal):
     writer, folder = journal
     writer.append("tags", values={"a": "poison", "b": "old", "imgclf.error": "killed"})

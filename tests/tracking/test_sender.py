@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,10 +30,22 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_process_of_other_files() -> None:
+    sender.stop_kept_senders()
+
+
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Machines that run tests may be slow, and tests before may have left a process."""
+    """Machines that run tests may be slow."""
     monkeypatch.setattr("imgclf.tracking.tracker.OPENING_SECONDS", 300.0)
+
+
+@pytest.fixture
+def own_processes() -> Iterator[None]:
+    """Let a test start processes of its own; others use one that a test before has left."""
+    sender.stop_kept_senders()
+    yield
     sender.stop_kept_senders()
 
 
@@ -75,7 +88,9 @@ def test_a_process_that_has_nothing_to_send_ends_with_the_program(tmp_path: Path
     assert not psutil.pid_exists(int(done.stdout))
 
 
-def test_runs_share_a_process_while_nothing_changes_for_it(workplace, tmp_path, monkeypatch):
+def test_runs_share_a_process_while_nothing_changes_for_it(
+    own_processes, workplace, tmp_path, monkeypatch
+):
     sent = []
     for name in ("first", "second", "other experiment"):
         if name == "other experiment":
@@ -97,7 +112,7 @@ def test_runs_share_a_process_while_nothing_changes_for_it(workplace, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_kept_process_ends_after_a_while(workplace, tmp_path, monkeypatch):
+def test_a_kept_process_ends_after_a_while(own_processes, workplace, tmp_path, monkeypatch):
     monkeypatch.setattr("imgclf.tracking.sender._KEPT_SECONDS", 0.1)
     identity = create_identity(tmp_path, "train", "", "kept")
     tracker = Tracker(identity, Path(identity.folder))
@@ -147,6 +162,22 @@ def test_a_signal_to_all_processes_of_a_job_does_not_silence_the_run(workplace, 
     assert MlflowClient().get_run(tracker.mlflow_run_id or "").info.status == "KILLED"
 
 
+@pytest.mark.faults
+def test_a_process_that_has_stopped_does_not_stop_training(workplace, tmp_path):
+    """What it is told then goes into a pipe that nobody reads."""
+    identity = create_identity(tmp_path, "train", "", "stopped")
+    tracker = Tracker(identity, Path(identity.folder))
+    tracker.wait_until_open()
+    (process,) = senders()
+    process.suspend()
+    for step in range(1_000):
+        tracker.metrics({"train/loss": 1.0}, step=step)
+    process.resume()
+    assert tracker.finish(FINISHED) == []
+    history = MlflowClient().get_metric_history(tracker.mlflow_run_id or "", "train/loss")
+    assert sorted(point.step for point in history) == list(range(1_000))
+
+
 def begin_and_kill_the_sender(runs_dir: Path, experiment: str) -> Tracker:
     """Begin a run; its sender is gone after it has opened it."""
     identity = create_identity(runs_dir, "train", "", experiment)
@@ -187,7 +218,9 @@ def test_a_replaced_process_that_cannot_work_does_not_end_the_run(workplace, tmp
     assert "half of it is missing" in problem
 
 
-def test_the_run_is_open_after_the_wait_and_names_its_program(workplace, tmp_path, monkeypatch):
+def test_the_run_is_open_after_the_wait_and_names_its_program(
+    own_processes, workplace, tmp_path, monkeypatch
+):
     monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", "--epochs", "3"])
     identity = create_identity(tmp_path, "train", "", "opened")
     tracker = Tracker(identity, Path(identity.folder))
@@ -199,22 +232,6 @@ def test_the_run_is_open_after_the_wait_and_names_its_program(workplace, tmp_pat
     begun = next(read_records(Path(identity.folder) / JOURNAL_FILE))
     assert begun.content["host"] == platform.node()
     assert tracker.finish(FINISHED) == []
-
-
-@pytest.mark.faults
-def test_a_process_that_has_stopped_does_not_stop_training(workplace, tmp_path):
-    """What it is told then goes into a pipe that nobody reads."""
-    identity = create_identity(tmp_path, "train", "", "stopped")
-    tracker = Tracker(identity, Path(identity.folder))
-    tracker.wait_until_open()
-    (process,) = senders()
-    process.suspend()
-    for step in range(1_000):
-        tracker.metrics({"train/loss": 1.0}, step=step)
-    process.resume()
-    assert tracker.finish(FINISHED) == []
-    history = MlflowClient().get_metric_history(tracker.mlflow_run_id or "", "train/loss")
-    assert sorted(point.step for point in history) == list(range(1_000))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +278,7 @@ def test_where_no_process_can_be_started_any_more_the_run_goes_on(workplace, tmp
 
 @pytest.mark.faults
 def test_a_sender_that_ends_at_once_each_time_is_given_up_and_told(
-    workplace, tmp_path, monkeypatch
+    own_processes, workplace, tmp_path, monkeypatch
 ):
     """A program may end a process in ways that leave no code."""
     monkeypatch.setattr("imgclf.tracking.sender._SECONDS_BEFORE_STARTS", (0.0, 0.1))

@@ -202,9 +202,9 @@ def test_a_run_goes_to_the_store_of_the_folder_that_it_was_begun_in(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     for place in (here, elsewhere):
         place.mkdir()
-        monkeypatch.chdir(place)
-        if place == here:
-            folder = write_run(runs_dir, ended=True)
+    monkeypatch.chdir(here)
+    folder = write_run(runs_dir, ended=True)
+    monkeypatch.chdir(elsewhere)
     result = imgclf("sync", "--runs-dir", runs_dir)
     assert f"sent 5 records to sqlite:///{here}/mlflow.db" in result.output
     holds_all(MlflowClient(tracking_uri=f"sqlite:///{here}/mlflow.db"), folder)

@@ -122,7 +122,9 @@ def test_a_server_that_comes_back_and_refuses_the_run_does_not_end_training(
 
     proxy.fault = is_away
     tracking_uri(proxy.address)
-    config = TrainConfig(epochs=3, experiment="deleted meanwhile", runs_dir=str(tmp_path))
+    config = TrainConfig(
+        epochs=2, batch_size=512, experiment="deleted meanwhile", runs_dir=str(tmp_path)
+    )
     result = imgclf.train(config)
 
     (problem,) = result.not_sent
