@@ -208,8 +208,7 @@ def test_a_part_of_a_record_that_could_not_be_cut_off_is_cut_off_before_the_next
     """A full disk may refuse that, too; and a signal may come after a part of a line."""
     journal = Journal.create(path)
     journal.append("run")
-    with path.open("ab") as file:
-        file.write(garbage)
+    journal._file.write(garbage)
     assert journal.append("end", status=KILLED).sequence == 1
     journal.close()
     assert [record.kind for record in read_records(path)] == ["run", "end"]
