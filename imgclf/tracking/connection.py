@@ -138,7 +138,7 @@ def is_absent(error: MlflowException) -> bool:
 
 def describe(error: Exception) -> str:
     """Return one line that a person can read."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).partition(" [SQL:")[0]  # a page of it, from a database
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         place = error.filename2 or error.filename
         where = f"at '{os.path.dirname(place)}'" if isinstance(place, str) else "there"

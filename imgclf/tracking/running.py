@@ -2,7 +2,7 @@
 
 A process in which a run is in progress holds a lock on a file in the run's folder, which the
 operating system takes from it whatever ends it. Hosts that share a folder need not see each other's
-locks: a run that began on another host is left alone unless somebody says that it is dead.
+locks: another host's run is left alone unless somebody says that it is dead.
 """
 
 import platform

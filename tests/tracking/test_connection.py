@@ -6,9 +6,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from imgclf.errors import ImgclfError
-from imgclf.tracking.connection import connect, lock_name
+from imgclf.tracking.connection import connect, describe, lock_name
 from imgclf.tracking.destination import UnreachableError
 from imgclf.tracking.identity import create_identity
 from imgclf.tracking.journal import FINISHED, JOURNAL_FILE, Journal
@@ -123,3 +125,10 @@ def test_a_lock_that_cannot_be_had_is_no_refusal_of_the_run(tmp_path, monkeypatc
         while outbox.refill():
             outbox.send_next()
     assert outbox.sent.mlflow_run_id is not None
+
+
+def test_what_a_database_says_is_told_without_the_page_of_sql_that_follows():
+    with create_engine("sqlite://").connect() as database:
+        with pytest.raises(OperationalError) as caught:
+            database.execute(text("SELECT * FROM nothing"))
+    assert describe(caught.value) == "(sqlite3.OperationalError) no such table: nothing"
