@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # importing it takes a moment that help need not wait for
 @click.option(
     "--other-hosts",
     is_flag=True,
-    help="End runs that were last in progress on other hosts or in other containers as well: be sure"
-    " that none of them still is.",
+    help="End runs that were last in progress on other hosts or in other containers as well: be"
+    " sure that none of them still is.",
 )
 def sync(run_ids: tuple[str, ...], runs_dir: str, other_hosts: bool) -> None:
     """Send what MLflow lacks of earlier runs, as after an outage of its server.

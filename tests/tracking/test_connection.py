@@ -128,7 +128,9 @@ def test_a_lock_that_cannot_be_had_is_no_refusal_of_the_run(tmp_path, monkeypatc
 
 
 def test_what_a_database_says_is_told_without_the_page_of_sql_that_follows():
-    with create_engine("sqlite://").connect() as database:
-        with pytest.raises(OperationalError) as caught:
-            database.execute(text("SELECT * FROM nothing"))
-    assert describe(caught.value) == "(sqlite3.OperationalError) no such table: nothing"
+    with (
+        create_engine("sqlite://").connect() as database,
+        pytest.raises(OperationalError) as caught,
+    ):
+        database.execute(text("SELECT * FROM absent"))
+    assert describe(caught.value) == "(sqlite3.OperationalError) no such table: absent"
