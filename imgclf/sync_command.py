@@ -1,5 +1,6 @@
 """The command that sends what runs have left, and what other commands tell of dead runs."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,16 +18,24 @@ if TYPE_CHECKING:  # importing it takes a moment that help need not wait for
 @click.option(
     "--runs-dir", default="runs", show_default=True, help="Folder that holds the runs' files."
 )
-def sync(run_ids: tuple[str, ...], runs_dir: str) -> None:
+@click.option(
+    "--other-hosts",
+    is_flag=True,
+    help="End runs that were last in progress on other hosts or in other containers as well: be"
+    " sure that none of them still is.",
+)
+def sync(run_ids: tuple[str, ...], runs_dir: str, other_hosts: bool) -> None:
     """Send what MLflow lacks of earlier runs, as after an outage of its server.
 
-    A run whose process was killed is ended as KILLED; one in progress is left alone. Sending twice
-    does no harm. Exits with 1 where something is left. RUN_ID is imgclf's or MLflow's.
+    A run whose process was killed is ended as KILLED; one in progress, or without an end on another
+    host, is left alone. Sending twice does no harm. Exits with 1 where something is left. RUN_ID is
+    imgclf's or MLflow's.
 
     \b
     Examples:
       imgclf sync
       imgclf sync 20261121-090144-3f2a --runs-dir /data/runs
+      imgclf sync 20261121-090144-3f2a --other-hosts
     """
     from imgclf.tracking.identity import find_run_folder
     from imgclf.tracking.journal import run_folders
@@ -35,9 +44,10 @@ def sync(run_ids: tuple[str, ...], runs_dir: str) -> None:
     place = Path(runs_dir)
     folders = [find_run_folder(place, run_id) for run_id in run_ids] or run_folders(place)
     lines = failed = 0
-    for result in sync_runs(folders):
+    for result in sync_runs(folders, other_hosts=other_hosts):
         failed += bool(result.failing)
-        if run_ids or result.records or result.was_dead or result.failing:
+        said = (result.records, result.was_dead, result.other_host, result.failing)
+        if run_ids or any(said):
             lines += 1
             click.echo(_describe(result))
     if not lines:
@@ -46,8 +56,11 @@ def sync(run_ids: tuple[str, ...], runs_dir: str) -> None:
         sys.exit(1)
 
 
-def end_dead_runs(runs_dir: str = TrainConfig.runs_dir) -> None:
-    """End the runs whose process was killed, and say so beside a command's own answer."""
+def end_dead_runs(runs_dir: str) -> None:
+    """End the runs whose process was killed, and say so beside a command's own answer.
+
+    A run whose journal cannot be read is named as well.
+    """
     from imgclf.tracking import sync
 
     for result in sync.end_dead_runs(Path(runs_dir)):
@@ -61,6 +74,11 @@ def _describe(result: "SyncResult") -> str:
     uri, said = result.sent.tracking_uri, []
     if result.is_running:
         said.append("is in progress, and left alone")
+    if result.other_host:
+        said.append(
+            f"has no end, was last in progress on host '{result.other_host}', and is left alone;"
+            f" if its process has ended: {_command_for_other_hosts(result.folder)}"
+        )
     if result.was_dead:
         said.append("its process was killed: ended as KILLED")
     if result.records:
@@ -73,3 +91,9 @@ def _describe(result: "SyncResult") -> str:
         said.append("everything is sent")
     said += [f"refused for good: {problem}" for problem in result.sent.problems()]
     return f"{result.folder.name}  {'; '.join(said)}"
+
+
+def _command_for_other_hosts(folder: Path) -> str:
+    runs_dir = folder.parent
+    place = [] if runs_dir == Path(TrainConfig.runs_dir) else ["--runs-dir", str(runs_dir)]
+    return shlex.join(["imgclf", "sync", *place, "--other-hosts", folder.name])

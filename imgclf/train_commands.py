@@ -64,6 +64,15 @@ def _terminate(*_: object) -> None:
     sys.exit(143)
 
 
+# What `end_dead_runs` looks at.
+_RUNS_DIR = click.option(
+    "--runs-dir",
+    default=TrainConfig.runs_dir,
+    show_default=True,
+    help="Folder of the runs' files: runs there whose process was killed are ended first.",
+)
+
+
 @click.command()
 @click.option("--run", metavar="ID", help="A run's id; without it, the best run.")
 @click.option(
@@ -77,6 +86,7 @@ def _terminate(*_: object) -> None:
     "--exports-dir", default="exports", show_default=True, help="Where that folder is written."
 )
 @click.option("--experiment", default="", help="MLflow experiment to look in.")
+@_RUNS_DIR
 @click.option(
     "--quantize",
     type=click.Choice(["int8"]),
@@ -98,7 +108,12 @@ def _terminate(*_: object) -> None:
     " each file: NAME, NAME-int8, NAME-fp16.",
 )
 def export(
-    run: str | None, quantize: str | None, precision: str, format: str, **options: Any
+    run: str | None,
+    quantize: str | None,
+    precision: str,
+    format: str,
+    runs_dir: str,
+    **options: Any,
 ) -> None:
     """Turn the best run, or a given one, into one proved ONNX file.
 
@@ -111,7 +126,7 @@ def export(
     from imgclf.pipeline.export import export as run_export
     from imgclf.summary import print_export
 
-    end_dead_runs()
+    end_dead_runs(runs_dir)
     smaller = [kind for kind in (quantize, precision) if kind not in (None, "fp32")]
     print_export(run_export(run, variants=smaller, triton=format == "triton", **options))
 
@@ -177,8 +192,9 @@ def evaluate(model: str, run: str | None, **options: Any) -> None:
 
 @click.command()
 @click.option("--experiment", default="", help="MLflow experiment to look in.")
+@_RUNS_DIR
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def runs(experiment: str, as_json: bool) -> None:
+def runs(experiment: str, runs_dir: str, as_json: bool) -> None:
     """List the training runs, best first.
 
     \b
@@ -188,7 +204,7 @@ def runs(experiment: str, as_json: bool) -> None:
     from imgclf.summary import print_runs
     from imgclf.tracking.runs import list_runs
 
-    end_dead_runs()
+    end_dead_runs(runs_dir)
     found = list_runs(experiment)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(run) for run in found], indent=2))

@@ -25,9 +25,13 @@ from imgclf.data.sources import load_dataset
 from imgclf.errors import ImgclfError
 from imgclf.golden import METADATA_KEY as GOLDEN_KEY
 from imgclf.golden import GoldenInputs
+from imgclf.pipeline.resume import find_interrupted, write_start
 from imgclf.predict import Predictor, Unreadable
+from imgclf.tracking.sent import Sent, read_sent
+from imgclf.tracking.sync import sync_runs
 from imgclf.verify import replay
 from model_files import write_sealed
+from tracking_server import write_run
 
 
 class Payload:
@@ -226,3 +230,22 @@ def test_a_card_that_forgot_its_data_replaces_no_folder(stored: tuple[str, Path]
     finally:
         card.write_text(before, encoding="utf-8")
     assert precious.read_text() == "years of work"
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+@pytest.mark.parametrize("name", ["journal.jsonl", "sent.json", "start.json"])
+def test_what_a_run_keeps_in_its_folder_is_no_pickle(
+    planted: bytes, end: bytes, name: str, tmp_path: Path
+):
+    folder = write_run(tmp_path / "runs", ended=False)
+    write_start(folder, TrainConfig(), {})
+    (folder / name).write_bytes(planted + end)
+    if name == "sent.json":
+        assert read_sent(folder) == Sent()
+        assert find_interrupted(folder.name, folder.parent, {}).config == TrainConfig()
+        return
+    with pytest.raises(ImgclfError, match=r"holds no run|is damaged|missing or damaged"):
+        find_interrupted(folder.name, folder.parent, {})
+    if name == "journal.jsonl":
+        for result in sync_runs([folder]):
+            assert (result.records, result.was_dead) == (0, False)

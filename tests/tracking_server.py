@@ -1,6 +1,7 @@
 """A real MLflow server that can be killed, stopped and started again, and what it must hold."""
 
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -15,7 +16,8 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from imgclf.tracking.journal import JOURNAL_FILE, Record, last_record, read_records
+from imgclf.tracking.identity import create_identity
+from imgclf.tracking.journal import JOURNAL_FILE, Journal, Record, last_record, read_records
 from imgclf.tracking.sent import has_unsent
 from imgclf.tracking.tracker import Tracker
 
@@ -143,6 +145,23 @@ def say_end(tracker: Tracker, folder: Path) -> None:
     tracker.artifact("model", "model")
     tracker.metrics({}, 0, {"test/accuracy": 0.875})
     tracker.tags({"imgclf.epochs": "9"})
+
+
+def write_run(runs_dir: Path, ended: bool, host: str = platform.node()) -> Path:
+    """Write the journal of a run that nobody has sent."""
+    identity = create_identity(runs_dir, "train", "", "")
+    folder = Path(identity.folder)
+    (folder / "samples.png").write_bytes(b"picture")
+    journal = Journal.create(folder / JOURNAL_FILE)
+    begun = {"identity": identity.to_dict(), "source": "train.py", "resumed": False}
+    journal.append("run", **begun, host=host)
+    journal.append("parameters", values={"epochs": "3"})
+    journal.append("artifact", path="samples.png", artifact_folder="")
+    journal.append("metrics", values={"train/loss": 0.5}, step=1, summary={"best/epoch": 1})
+    if ended:
+        journal.append("end", status="FINISHED")
+    journal.close()
+    return folder
 
 
 def holds_all(client: MlflowClient, folder: Path) -> Run:

@@ -155,8 +155,7 @@ def evaluate(
     except BaseException as error:
         end_early(tracker, error, report.parent)
         raise
-    not_sent = tuple(tracker.finish(FINISHED))
-    tracker.check()
+    not_sent = tuple(tracker.finish(FINISHED, say=say))
     return EvaluationResult(
         run_id=identity.run_id,
         mlflow_run_id=tracker.mlflow_run_id,

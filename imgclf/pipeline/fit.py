@@ -156,7 +156,6 @@ def fit(
     with display, interruption.held():
         try:
             for event in _events(run, state, loader, progress, interruption.requested):
-                run.tracker.check()
                 seconds = time.perf_counter() - epoch_start
                 if isinstance(event, Snapshot):
                     display.snapshot(event)

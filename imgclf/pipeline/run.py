@@ -81,7 +81,11 @@ def end_early(tracker: Tracker, error: BaseException, folder: Path) -> None:
     except ImgclfError as problem:  # what ended the run is what a person must read
         say(f"not recorded: {problem.message}")
     try:
-        problems = tracker.finish(status, _SECONDS_TO_LEAVE) if killed else tracker.finish(status)
+        problems = (
+            tracker.finish(status, _SECONDS_TO_LEAVE, say)
+            if killed
+            else tracker.finish(status, say=say)
+        )
     except ImgclfError as problem:
         problems = [f"{problem.message} 'imgclf sync' ends it once there is room."]
     for problem in problems:

@@ -144,8 +144,7 @@ def _train(
     except BaseException as error:
         end_early(tracker, error, folder)
         raise
-    not_sent = tuple(tracker.finish(FINISHED))
-    tracker.check()
+    not_sent = tuple(tracker.finish(FINISHED, say=say))
     return TrainResult(
         run_id=identity.run_id,
         mlflow_run_id=tracker.mlflow_run_id,

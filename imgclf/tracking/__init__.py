@@ -32,3 +32,10 @@ def brief_requests() -> Iterator[None]:
         yield
     finally:
         os.environ.update(before)
+
+
+def no_answer(tracking_uri: str, reason: str) -> str:
+    """Say in words that a store takes nothing at present."""
+    if tracking_uri.startswith(SERVER_SCHEMES):
+        return f"the tracking server does not answer: {reason}"
+    return f"the store cannot be used: {reason}"

@@ -1,5 +1,6 @@
 """The connection to MLflow: which store, which experiment, and errors in plain words."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +9,15 @@ from urllib.parse import unquote
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from requests import HTTPError, RequestException
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.utils.uri import is_local_uri
+from requests import HTTPError
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from imgclf.errors import ImgclfError
 from imgclf.tracking import SERVER_SCHEMES
-from imgclf.tracking.exclusive import exclusive
+from imgclf.tracking.exclusive import LockError, exclusive
 from imgclf.tracking.identity import absolute_uri, adopted_run
 
 REFUSED_HINT = (
@@ -26,20 +28,45 @@ REFUSED_HINT = (
 DEFAULT_EXPERIMENT = "Default"
 # How different stores say that something is not there.
 _ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
-_TEMPORARY = {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR", "REQUEST_LIMIT_EXCEEDED", "IO_ERROR"}
+_TEMPORARY = {
+    "TEMPORARILY_UNAVAILABLE",
+    "INTERNAL_ERROR",
+    "REQUEST_LIMIT_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "DEADLINE_EXCEEDED",
+    "IO_ERROR",
+}
 _TEMPORARY_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 _DENIED = {"PERMISSION_DENIED", "UNAUTHENTICATED"}
 _DENIED_STATUSES = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+_DENIED_BY_A_DISK = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def connect(uri: str | None = None) -> MlflowClient:
-    """Return a client of a store; None for the one of MLFLOW_TRACKING_URI, or ``./mlflow.db``."""
+    """Return a client of a store; None for the one of MLFLOW_TRACKING_URI, or ``./mlflow.db``.
+
+    Raises:
+        ImgclfError: it is MLflow's file store, or other processes do not let it be opened.
+    """
     store = absolute_uri(uri or mlflow.get_tracking_uri())
+    if is_local_uri(store):
+        raise ImgclfError(
+            f"'{store}' is MLflow's file store, which keeps what is sent again a second time.",
+            "Set MLFLOW_TRACKING_URI to a database, such as sqlite:///mlflow.db, or a server;"
+            " 'mlflow migrate-filestore' brings older runs into one.",
+        )
     if store.startswith(SERVER_SCHEMES):
         return MlflowClient(tracking_uri=uri)
     # MLflow fails where two processes create the tables of a new database at once.
-    with exclusive(f"the database {store}"):
+    with exclusive(f"the database {lock_name(store)}"):
         return MlflowClient(tracking_uri=uri)
+
+
+def lock_name(uri: str) -> str:
+    """Return the name by which processes take turns at a store: one, whatever links lead there."""
+    database = uri.removeprefix("sqlite:///")
+    return uri if database == uri else f"sqlite:///{os.path.realpath(unquote(database))}"
 
 
 def tracking_uri() -> str:
@@ -64,19 +91,37 @@ def import_store() -> None:
 
 
 def is_temporary(error: Exception) -> bool:
-    """Tell whether a call may succeed later: the server is away or busy, not the call wrong."""
+    """Tell whether a call may succeed later: it is right, and the store away, busy or full."""
     if isinstance(error, MlflowException):
         return error.error_code in _TEMPORARY
     if status := _status(error):
         return status >= 500 or status in _TEMPORARY_STATUSES
-    return isinstance(error, ConnectionError | TimeoutError | RequestException)
+    if isinstance(error, OSError):
+        # A disk may be full, or a file server away. A file of the run that is gone stays away.
+        gone = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+        return not gone and not is_denied(error)
+    return isinstance(error, LockError)
 
 
 def is_denied(error: Exception) -> bool:
     """Tell whether a call failed for want of a right, which a person can give."""
     if isinstance(error, MlflowException):
         return error.error_code in _DENIED
-    return _status(error) in _DENIED_STATUSES
+    if status := _status(error):
+        return status in _DENIED_STATUSES
+    return isinstance(error, OSError) and error.errno in _DENIED_BY_A_DISK
+
+
+def is_answered_by_another(error: Exception) -> bool:
+    """Tell whether something else than MLflow says that there is nothing at its address.
+
+    A proxy does so while MLflow is being started; or the address is wrong. MLflow itself answers
+    in JSON.
+    """
+    if isinstance(error, HTTPError):
+        return _status(error) == HTTPStatus.NOT_FOUND and "error_code" not in error.response.text
+    is_plain = isinstance(error, MlflowException) and not isinstance(error, RestException)
+    return is_plain and error.error_code == "ENDPOINT_NOT_FOUND"
 
 
 def _status(error: Exception) -> int:
@@ -93,7 +138,11 @@ def is_absent(error: MlflowException) -> bool:
 
 def describe(error: Exception) -> str:
     """Return one line that a person can read."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).partition(" [SQL:")[0]  # a page of it, from a database
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        place = error.filename2 or error.filename
+        where = f"at '{os.path.dirname(place)}'" if isinstance(place, str) else "there"
+        text = f"{error.strerror} in MLflow's store: make room {where}"
     return text if len(text) <= 400 else text[:400] + " …"
 
 

@@ -13,12 +13,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.tracking.context.registry import resolve_tags
 
+from imgclf.errors import ImgclfError
 from imgclf.tracking.connection import (
     DEFAULT_EXPERIMENT,
     REFUSED_HINT,
     connect,
     describe,
     find_or_create_experiment,
+    is_answered_by_another,
     is_denied,
     is_temporary,
 )
@@ -69,6 +71,7 @@ class Destination:
         self._tracking_uri = tracking_uri
         self.mlflow_run_id = mlflow_run_id
         self.url = url
+        self._was_away = False
 
     @cached_property
     def _client(self) -> MlflowClient:
@@ -94,10 +97,21 @@ class Destination:
                 (record,) = records
                 getattr(self, f"_deliver_{kind}")(record, **record.content)
         except Exception as error:  # a store's own library raises what it likes
-            # A right that is wanting at first is told at once; one that was lost is waited for.
-            if is_temporary(error) or (kind != "run" and is_denied(error)):
+            if is_temporary(error) or self._may_be_mended(error, kind):
+                self._was_away = True
                 raise UnreachableError(describe(error)) from error
+            if isinstance(error, ImgclfError):
+                raise RefusedError(error.message, error.hint) from error
             raise RefusedError(describe(error), REFUSED_HINT) from error
+
+    def _may_be_mended(self, error: Exception, kind: str) -> bool:
+        """Tell whether a person may give a right, or a proxy find MLflow again, meanwhile.
+
+        A right or an address that is wrong at first is told at once; after that it is waited for.
+        """
+        if kind == "run" and not self._was_away:
+            return False
+        return is_denied(error) or is_answered_by_another(error)
 
     def takes_tags(self) -> bool:
         """Tell whether the store takes a tag of the run at present; it is removed again."""

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -38,7 +39,7 @@ class RunIdentity:
         run_id: imgclf's own id, such as ``20261121-090144-3f2a``: known before MLflow answers.
         kind: one of `KINDS`; only train runs compete for the best.
         name: the run's name in MLflow; empty leaves an adopted run's name.
-        tracking_uri: of the store, as the shell names it; empty for MLflow's default.
+        tracking_uri: of the store, as it is right in every folder.
         experiment: an experiment's name; empty for MLflow's default.
         experiment_id: instead of a name, where the shell gives one.
         adopted: MLflow's id of a run that ``mlflow run`` has opened; empty where there is none.
@@ -94,7 +95,7 @@ def create_identity(runs_dir: Path, kind: str, name: str, experiment: str) -> Ru
         run_id=run_id,
         kind=kind,
         name=name,
-        tracking_uri=shell_tracking_uri(),
+        tracking_uri=shell_tracking_uri() or _default_tracking_uri(),
         experiment=experiment,
         experiment_id="" if experiment else os.environ.get("MLFLOW_EXPERIMENT_ID", ""),
         adopted=adopted_run(),
@@ -111,6 +112,8 @@ def read_identity(folder: Path) -> RunIdentity:
     for record in read_records(folder / JOURNAL_FILE):
         try:
             identity = RunIdentity(**record.content["identity"])
+            if not all(isinstance(text, str) for text in vars(identity).values()):
+                raise TypeError("an identity is made of text")
         except (KeyError, TypeError) as error:
             raise ImgclfError(
                 f"The journal in '{folder}' is of another version of imgclf.",
@@ -147,6 +150,18 @@ def find_run_folder(runs_dir: Path, run_id: str) -> Path:
 def shell_tracking_uri() -> str:
     """Return the store that MLFLOW_TRACKING_URI names, as `absolute_uri` has it; else empty."""
     return absolute_uri(os.environ.get("MLFLOW_TRACKING_URI", ""))
+
+
+def _default_tracking_uri() -> str:
+    """Return the store that MLflow takes in this folder where nobody names one.
+
+    Not asked of MLflow, which takes seconds to import.
+    """
+    # Where its file store was used before, MLflow stays with it.
+    if any(path.parent.name.isdigit() for path in Path("mlruns").glob("*/meta.yaml")):
+        return Path("mlruns").absolute().as_uri()
+    path = Path("mlflow.db").absolute().as_uri().removeprefix("file://")
+    return f"{'sqlite://' if sys.platform == 'win32' else 'sqlite:///'}{path}"
 
 
 def absolute_uri(tracking_uri: str) -> str:

@@ -24,7 +24,13 @@ from numpy.typing import NDArray
 
 from imgclf.card import ModelCard
 from imgclf.model_file import INPUT, OUTPUTS
-from imgclf.tracking.connection import connect, is_absent, readable_errors, tracking_uri
+from imgclf.tracking.connection import (
+    connect,
+    is_absent,
+    lock_name,
+    readable_errors,
+    tracking_uri,
+)
 from imgclf.tracking.exclusive import exclusive
 from imgclf.tracking.identity import (
     ARTIFACT_SHA256_TAG,
@@ -75,7 +81,7 @@ def register_export(
         ImgclfError: the store cannot be reached or refuses, or another export does not end.
     """
     name = registered_name(run.dataset)
-    with readable_errors(), exclusive(f"{tracking_uri()}, model {name}"):
+    with readable_errors(), exclusive(f"{lock_name(tracking_uri())}, model {name}"):
         client = connect()
         sha256 = hashlib.sha256(model_file.read_bytes()).hexdigest()
         registered = _find_version(client, name, run, sha256)

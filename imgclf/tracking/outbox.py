@@ -16,8 +16,6 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from imgclf.errors import ImgclfError
-from imgclf.tracking.connection import tracking_uri
 from imgclf.tracking.destination import (
     MOST_METRICS,
     Destination,
@@ -26,7 +24,15 @@ from imgclf.tracking.destination import (
     num_metrics,
 )
 from imgclf.tracking.identity import ERROR_TAG, read_identity
-from imgclf.tracking.journal import JOURNAL_FILE, KILLED, Record, last_record, read_records
+from imgclf.tracking.journal import (
+    JOURNAL_FILE,
+    KILLED,
+    JournalReader,
+    Record,
+    last_record,
+    read_records,
+)
+from imgclf.tracking.running import cannot_lock
 from imgclf.tracking.sent import Sent, read_sent, write_sent
 
 _LOCK_FILE = "sending.lock"
@@ -60,13 +66,12 @@ class Outbox:
         except Timeout as error:
             raise BeingSentError("another process is sending the run") from error
         except OSError as error:
-            raise ImgclfError(f"Cannot write in '{folder}': {error.strerror}.") from error
+            raise cannot_lock(folder, error) from error
         try:
             identity = read_identity(folder)
             self.sent = read_sent(folder)
             if not self.sent.tracking_uri:
-                # Kept before the first attempt: another shell may have another default.
-                self._keep(replace(self.sent, tracking_uri=identity.tracking_uri or tracking_uri()))
+                self._keep(replace(self.sent, tracking_uri=identity.tracking_uri))
             sent = self.sent
             self._destination = Destination(
                 identity, sent.tracking_uri, sent.mlflow_run_id, sent.url
@@ -76,7 +81,7 @@ class Outbox:
             self._lock.release()
             raise
         self._records: deque[Record] = deque()
-        self._num_read = sent.delivered
+        self._reader = JournalReader(folder / JOURNAL_FILE, sent.delivered)
         self._last_run = -1
         self._one_at_a_time = 0
         self._tried_again: set[int] = set()
@@ -99,9 +104,8 @@ class Outbox:
         Raises:
             ImgclfError: the journal cannot be read.
         """
-        for record in read_records(self._folder / JOURNAL_FILE, self._num_read):
+        for record in self._reader.new_records():
             self._records.append(record)
-            self._num_read += 1
             self.ended = record.kind == "end"
             if record.kind == "run":
                 self._last_run = record.sequence

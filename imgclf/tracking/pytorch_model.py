@@ -16,7 +16,7 @@ from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
 
 from imgclf.card import ModelCard
-from imgclf.tracking.connection import connect, readable_errors, tracking_uri
+from imgclf.tracking.connection import connect, lock_name, readable_errors, tracking_uri
 from imgclf.tracking.exclusive import exclusive
 from imgclf.tracking.identity import RUN_ID_TAG, SHA256_TAG
 from imgclf.tracking.logged_models import find_logged_model
@@ -50,7 +50,7 @@ def log_pytorch_model(
     image = TensorSpec(np.dtype(np.uint8), (-1, size.height, size.width, size.channels))
     logits = TensorSpec(np.dtype(np.float32), (-1, len(card.classes)))
     options: dict[str, Any] = {"run_id": run.mlflow_run_id}
-    writing = exclusive(f"{tracking_uri()}, the network of run {run.run_id}")
+    writing = exclusive(f"{lock_name(tracking_uri())}, the network of run {run.run_id}")
     with readable_errors(), writing:
         if find_logged_model(connect(), run, PYTORCH_MODEL_NAME, sha256):
             return

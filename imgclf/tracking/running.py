@@ -1,16 +1,25 @@
 """Which runs are in progress, and the end of those whose process was killed.
 
 A process in which a run is in progress holds a lock on a file in the run's folder, which the
-operating system takes from it whatever ends it.
+operating system takes from it whatever ends it. Hosts that share a folder need not see each other's
+locks: another host's run is left alone unless somebody says that it is dead.
 """
 
+import platform
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from imgclf.errors import ImgclfError
 from imgclf.tracking.identity import ERROR_TAG
-from imgclf.tracking.journal import JOURNAL_FILE, KILLED, Journal, Record, last_record
+from imgclf.tracking.journal import (
+    JOURNAL_FILE,
+    KILLED,
+    Journal,
+    Record,
+    last_record,
+    read_records,
+)
 
 _LOCK_FILE = "running.lock"
 # Another process that only asks whether the run is in progress holds the lock for an instant.
@@ -35,27 +44,50 @@ def hold_run(folder: Path) -> BaseFileLock:
             "Wait for its end, or end it.",
         ) from error
     except OSError as error:
-        raise ImgclfError(
-            f"Cannot write in the run's folder '{folder}': {error.strerror}."
-        ) from error
+        raise cannot_lock(folder, error) from error
     return lock
 
 
 def is_running(folder: Path) -> bool:
-    """Tell whether a run is in progress, or in a folder that only others may write."""
+    """Tell whether a run is in progress, as far as this host sees locks.
+
+    Raises:
+        ImgclfError: the run has no end, and its journal cannot be read or its folder not be locked.
+    """
+    if _last_without_end(folder / JOURNAL_FILE) is None:
+        return False
     try:
         with _lock(folder).acquire(blocking=False):
             return False
-    except OSError:  # `Timeout` is one
+    except Timeout:
         return True
+    except OSError as error:
+        raise cannot_lock(folder, error) from error
 
 
-def end_dead_run(folder: Path, patience: float = 0.0) -> bool:
+def other_host(folder: Path) -> str:
+    """Return the host where a run without an end was last in progress; empty where it is this one.
+
+    Raises:
+        ImgclfError: the journal cannot be read.
+    """
+    path = folder / JOURNAL_FILE
+    if _last_without_end(path) is None:
+        return ""
+    host = ""
+    for record in read_records(path):
+        if record.kind == "run":
+            host = str(record.content.get("host", ""))
+    return "" if host == platform.node() else host
+
+
+def end_dead_run(folder: Path, patience: float = 0.0, other_hosts: bool = False) -> bool:
     """End a run as KILLED in its journal, where it has no end and is not in progress.
 
     Args:
         folder: the run's folder.
         patience: seconds to wait for a process that is just ending.
+        other_hosts: whether a run that was last in progress on another host is known to be dead.
 
     Returns:
         whether it was so.
@@ -73,7 +105,7 @@ def end_dead_run(folder: Path, patience: float = 0.0) -> bool:
     with lock:
         # Another process may have done the same meanwhile.
         last = _last_without_end(path)
-        if last is None:
+        if last is None or (other_host(folder) and not other_hosts):
             return False
         journal = Journal.resume(path)
         try:
@@ -83,6 +115,15 @@ def end_dead_run(folder: Path, patience: float = 0.0) -> bool:
         finally:
             journal.close()
     return True
+
+
+def cannot_lock(folder: Path, error: OSError) -> ImgclfError:
+    """Return what is said where a run's folder cannot hold the lock of a process."""
+    return ImgclfError(
+        f"Cannot write in the run's folder '{folder}', or lock a file there: {error.strerror}.",
+        "It must be yours, on a disk that has room and a file system that has locks. Or choose"
+        " another with --runs-dir.",
+    )
 
 
 def _last_without_end(path: Path) -> Record | None:

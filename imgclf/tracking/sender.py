@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,8 +21,11 @@ from typing import IO, Any, Self
 
 from imgclf.errors import ImgclfError
 from imgclf.own_process import can_start_python, how_it_ended, start_python
+from imgclf.tracking import no_answer
 
 _KEPT_SECONDS = 60.0
+# What takes less at a run's end is not worth a word.
+_MOMENT_SECONDS = 1.0
 # Between a death and the next start. What has ended one may end the next: after one more death in a
 # row nothing is started any more.
 _SECONDS_BEFORE_STARTS = (0.0, 2.0, 8.0, 30.0)
@@ -160,24 +164,31 @@ class Sender:
         """Wait, for so long at most, until MLflow has opened the run or failed to."""
         self._tried.wait(seconds)
 
-    def finish(self, patience: float, seconds: float) -> tuple[Delivery, str]:
+    def finish(
+        self, patience: float, seconds: float, say_waiting: Callable[[], object]
+    ) -> tuple[Delivery, str]:
         """Wait until the run is sent to its end, while the server answers.
 
         Args:
             patience: seconds after which a server that does not answer is given up.
             seconds: to wait at most; then the process goes on by itself, while the server answers.
+            say_waiting: is called once where it takes longer than a moment.
 
         Returns:
             how far it came, and why not to the end; empty where it did.
         """
-        start, reason, waits = time.monotonic(), "", True
+        start, reason, waits, is_said = time.monotonic(), "", True, False
         lives = self.announce(ended=True)
         try:
             while lives and waits and not (reason or self._is_through):
                 time.sleep(0.05)
                 lives = self._listener.is_alive() or self.announce(ended=True)
+                waited = time.monotonic() - start
+                if waited > _MOMENT_SECONDS and not is_said:
+                    say_waiting()
+                    is_said = True
                 reason = self._why_hopeless(start, patience)
-                waits = time.monotonic() - start < seconds
+                waits = waited < seconds
         except BaseException:
             _close(self._process.stdin)  # it sends what it has, and ends
             raise
@@ -201,7 +212,7 @@ class Sender:
         since = self._failing_since
         if since is None or time.monotonic() - max(start, since) <= patience:
             return ""
-        return f"the tracking server does not answer: {self.delivery.failing}"
+        return no_answer(self.delivery.tracking_uri, self.delivery.failing)
 
     def fits(self) -> bool:
         """Tell whether the process is there and sees what a new one would see."""

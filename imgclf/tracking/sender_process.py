@@ -162,6 +162,8 @@ class _Sending:
         if self._delivery.is_open:
             problem = f"{type(error).__name__}: {error}"
             self._tell(problems=(*self._delivery.problems, problem))
+        elif isinstance(error, ImgclfError):
+            self._tell(refusal=(error.message, error.hint))
         else:
             self._tell(refusal=(f"MLflow cannot be used: {error}", "Reinstall mlflow."))
 

@@ -56,10 +56,27 @@ def _in_words(counts: Mapping[str, int]) -> tuple[str, ...]:
 def read_sent(folder: Path) -> Sent:
     """Read what is known of a run's folder."""
     try:
-        return Sent(**json.loads((folder / _FILE).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        sent = Sent(**json.loads((folder / _FILE).read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
         # Not there yet, or empty after the machine lost power. To send all again does no harm.
         return Sent()
+    return sent if _is_sound(sent) else Sent()
+
+
+def _is_sound(sent: Sent) -> bool:
+    """Tell whether a note that was read holds what `write_sent` writes."""
+    if not isinstance(sent.refused, dict) or not isinstance(sent.held_back, dict):
+        return False
+    return (
+        isinstance(sent.tracking_uri, str)
+        and isinstance(sent.mlflow_run_id, str | None)
+        and isinstance(sent.url, str | None)
+        and isinstance(sent.delivered, int)
+        and sent.delivered >= 0
+        and all(isinstance(count, int) for count in sent.refused.values())
+        and all(sequence.isdecimal() for sequence in sent.held_back)
+        and all(isinstance(reason, str) for reason in sent.held_back.values())
+    )
 
 
 def write_sent(folder: Path, sent: Sent) -> None:

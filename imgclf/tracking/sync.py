@@ -3,15 +3,14 @@
 import random
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgclf.errors import ImgclfError
-from imgclf.tracking import brief_requests
+from imgclf.tracking import brief_requests, no_answer
 from imgclf.tracking.journal import run_folders
-from imgclf.tracking.running import end_dead_run, is_running
+from imgclf.tracking.running import end_dead_run, is_running, other_host
 from imgclf.tracking.sent import Sent, has_unsent, read_sent
 
 if TYPE_CHECKING:  # importing it loads mlflow
@@ -30,6 +29,8 @@ class SyncResult:
     Attributes:
         folder: of the run.
         is_running: whether it is in progress; then nothing was done.
+        other_host: where it was last in progress and may still be, since it has no end; then
+            nothing was done. Empty where that is this host.
         was_dead: whether its process had been killed, which nobody had noted before.
         records: how many were sent now.
         sent: how far the sending has come in all.
@@ -39,6 +40,7 @@ class SyncResult:
 
     folder: Path
     is_running: bool = False
+    other_host: str = ""
     was_dead: bool = False
     records: int = 0
     sent: Sent = field(default_factory=Sent)
@@ -47,7 +49,10 @@ class SyncResult:
 
 
 def sync_runs(
-    folders: Iterable[Path], tries: int = _TRIES, patience: float = _PATIENCE_SECONDS
+    folders: Iterable[Path],
+    tries: int = _TRIES,
+    patience: float = _PATIENCE_SECONDS,
+    other_hosts: bool = False,
 ) -> Iterator[SyncResult]:
     """Send what runs have left, one after the other; end those whose process was killed.
 
@@ -56,10 +61,11 @@ def sync_runs(
         tries: how often a record is tried; then it is held back where its store takes others. A
             store that has not answered is not asked again.
         patience: seconds to wait for another process that is sending the same run.
+        other_hosts: whether runs of other hosts that have no end are known to be dead.
     """
     silent: dict[str, str] = {}
     for folder in folders:
-        result = _sync(folder, silent, tries, patience)
+        result = _sync(folder, silent, tries, patience, other_hosts)
         if result.is_unreachable:
             silent[result.sent.tracking_uri] = result.failing
         yield result
@@ -69,13 +75,19 @@ def end_dead_runs(runs_dir: Path) -> list[SyncResult]:
     """End the runs whose process was killed as KILLED, and tell MLflow so, in one try.
 
     It costs a look at the end of each journal where there is none.
+
+    Returns:
+        what became of these runs, and of those whose journal cannot be read.
     """
-    dead = []
+    dead, broken = [], []
     for folder in run_folders(runs_dir):
-        with suppress(ImgclfError):
+        try:
             if end_dead_run(folder):
                 dead.append(folder)
-    return [replace(result, was_dead=True) for result in sync_runs(dead, tries=1, patience=0.0)]
+        except ImgclfError as error:
+            broken.append(SyncResult(folder, failing=error.message))
+    ended = sync_runs(dead, tries=1, patience=0.0)
+    return [*broken, *(replace(result, was_dead=True) for result in ended)]
 
 
 def send_left_over(runs_dir: Path, own: Path) -> Generator[None, None, None]:
@@ -93,7 +105,7 @@ def send_left_over(runs_dir: Path, own: Path) -> Generator[None, None, None]:
             continue
         try:
             end_dead_run(folder)
-            if is_running(folder) or not has_unsent(folder):
+            if is_running(folder) or other_host(folder) or not has_unsent(folder):
                 continue
             with Outbox(folder) as outbox:
                 while outbox.refill() or outbox.retry_held_back():
@@ -119,15 +131,20 @@ def pauses() -> Iterator[float]:
         seconds = min(2 * seconds, _LONGEST_PAUSE_SECONDS)
 
 
-def _sync(folder: Path, silent: dict[str, str], tries: int, patience: float) -> SyncResult:
+def _sync(
+    folder: Path, silent: dict[str, str], tries: int, patience: float, other_hosts: bool
+) -> SyncResult:
     result = SyncResult(folder)
     try:
-        result = replace(result, was_dead=end_dead_run(folder), sent=read_sent(folder))
+        was_dead = end_dead_run(folder, other_hosts=other_hosts)
+        result = replace(result, was_dead=was_dead, sent=read_sent(folder))
         if is_running(folder):
             return replace(result, is_running=True)
+        if host := other_host(folder):
+            return replace(result, other_host=host)
         return _send(result, silent, tries, patience) if has_unsent(folder) else result
     except ImgclfError as error:
-        return replace(result, failing=error.message)
+        return replace(result, failing=" ".join(str(error).split()))
 
 
 def _send(result: SyncResult, silent: dict[str, str], tries: int, patience: float) -> SyncResult:
@@ -165,8 +182,8 @@ def _send_all(outbox: "Outbox", tries: int) -> tuple[str, bool]:
                 time.sleep(next(waits))
                 continue
             if not outbox.hold_back_next():
-                return f"the tracking server does not answer: {error}", True
+                return no_answer(outbox.sent.tracking_uri, str(error)), True
         except RefusedError as error:
-            return f"MLflow refused the run: {error}", False
+            return f"MLflow refused the run: {error} {error.hint}", False
         waits, failed = pauses(), 0
     return "; ".join(outbox.sent.waiting()), False

@@ -5,11 +5,12 @@ A process imports mlflow, opens the run and sends the journal's records in order
 what the machine is doing meanwhile.
 """
 
+import platform
 import shlex
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,13 @@ class Tracker:
         self._order = threading.Lock()
         # MLflow shows where a run comes from, whoever sends it.
         source = sys.argv[0] if sys.argv else ""
-        self._journal.append("run", identity=identity.to_dict(), source=source, resumed=resumed)
+        self._journal.append(
+            "run",
+            identity=identity.to_dict(),
+            source=source,
+            resumed=resumed,
+            host=platform.node(),
+        )
         self._sender.begin(self._folder)
         self._sampler = SystemSampler(self.metrics, self._said.samples)
         self._sampler.start()
@@ -118,26 +125,32 @@ class Tracker:
         self._say("artifact", path=path, artifact_folder=artifact_folder)
 
     def wait_until_open(self) -> None:
-        """Wait until MLflow has opened the run, for a bounded time; then `check`.
+        """Wait until MLflow has opened the run, for a bounded time.
 
         So a wrong address is told before the first step, and what it takes to import mlflow and to
         open its store is not taken from training.
+        A refusal that comes later ends nothing: `finish` tells of it.
+
+        Raises:
+            ImgclfError: MLflow refused the run.
         """
         self._sender.wait_until_tried(OPENING_SECONDS)
-        self.check()
-
-    def check(self) -> None:
-        """Raise `ImgclfError` if MLflow refused the run itself; do not wait."""
         if refusal := self._delivery.refusal:
             raise ImgclfError(*refusal)
 
-    def finish(self, status: str, seconds: float = _LONGEST_FINISH_SECONDS) -> list[str]:
+    def finish(
+        self,
+        status: str,
+        seconds: float = _LONGEST_FINISH_SECONDS,
+        say: Callable[[str], object] = lambda _: None,
+    ) -> list[str]:
         """End the run and wait until all is sent, while the server answers.
 
         Args:
             status: how the run ended, in MLflow's words.
             seconds: to wait at most; what is left then is sent in the background, while the server
                 answers.
+            say: is told once where it takes longer than a moment.
 
         Returns:
             what was not sent, in words; empty where MLflow holds the whole run.
@@ -150,7 +163,8 @@ class Tracker:
             self._journal.close()
             self._running.release()
         left = max(0.0, deadline - time.monotonic())
-        self._final, reason = self._sender.finish(PATIENCE_SECONDS, left)
+        waiting = f"sending the rest to MLflow, {left:.0f} seconds at most"
+        self._final, reason = self._sender.finish(PATIENCE_SECONDS, left, lambda: say(waiting))
         problems = list(self._final.problems)
         if self._sampler.failure:
             problems.append(f"the machine was not sampled to the end: {self._sampler.failure}")

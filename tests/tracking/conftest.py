@@ -38,6 +38,12 @@ def proxy(server) -> Iterator[FaultyProxy]:
 
 
 @pytest.fixture
+def runs_dir(tmp_path: Path, workplace: Path) -> Path:
+    """Where a test's runs go, which go to the session's database."""
+    return tmp_path / "runs"
+
+
+@pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a run give its server up a second after its end."""
     monkeypatch.setattr("imgclf.tracking.tracker.PATIENCE_SECONDS", 1.0)

@@ -6,7 +6,7 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-PASS, ERROR, LOSE_ANSWER = "pass", "error", "lose answer"
+PASS, ERROR, NOT_FOUND, LOSE_ANSWER = "pass", "error", "not found", "lose answer"
 
 
 class FaultyProxy:
@@ -17,8 +17,8 @@ class FaultyProxy:
         requests: the paths that were asked for.
         poison: requests whose body holds it get a 500, and the server is not asked; empty: none.
         fault: called with the path of each request, in a thread of its own; it may take its time,
-            and returns `PASS`, `ERROR` (500, and the server is not asked) or `LOSE_ANSWER` (the
-            server does as asked, and nobody hears of it).
+            and returns `PASS`, `ERROR` or `NOT_FOUND` (500 or 404, and the server is not asked) or
+            `LOSE_ANSWER` (the server does as asked, and nobody hears of it).
     """
 
     def __init__(self, server: str) -> None:
@@ -53,8 +53,8 @@ class FaultyProxy:
         self.requests.append(path)
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
         fault = ERROR if self.poison and self.poison in body else self.fault(path)
-        if fault == ERROR:
-            request.send_error(500)
+        if fault in (ERROR, NOT_FOUND):
+            request.send_error(500 if fault == ERROR else 404)
             return
         connection = HTTPConnection(self._target, timeout=60)
         connection.request(request.command, path, body, dict(request.headers))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from faulty_proxy import ERROR, PASS
-from imgclf.tracking.destination import UnreachableError
+from faulty_proxy import ERROR, NOT_FOUND, PASS
+from imgclf.tracking.destination import RefusedError, UnreachableError
 from imgclf.tracking.identity import create_identity
 from imgclf.tracking.journal import FINISHED, JOURNAL_FILE, KILLED, Journal
 from imgclf.tracking.outbox import Outbox
@@ -91,6 +91,24 @@ def test_of_a_batch_of_metrics_one_record_is_held_back(proxy, server, journal):
     assert run.data.metrics["best/epoch"] == 29
 
 
+def test_a_store_that_refuses_one_record_gets_the_others(server, journal):
+    writer, folder = journal
+    append_epochs(writer, range(1, 2))
+    bad = {"no/such:name?": 1.0, "train/loss": 2.0}
+    writer.append("metrics", values=bad, step=2, summary={})
+    append_epochs(writer, range(3, 4))
+    writer.append("end", status=FINISHED)
+    (result,) = sync_runs([folder])
+    (problem,) = result.sent.problems()
+    assert problem.startswith("metrics: ")
+    assert "no/such:name?" in problem
+    client = server.client()
+    (run,) = runs_of(client, folder)
+    assert run.info.status == FINISHED
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in history] == [1, 3]
+
+
 def test_tags_that_were_held_back_do_not_replace_later_ones(proxy, server, journal):
     writer, folder = journal
     writer.append("tags", values={"a": "poison", "b": "old", "imgclf.error": "killed"})
@@ -154,3 +172,38 @@ def test_a_next_run_sends_what_is_left_behind_a_record_that_is_never_taken(proxy
     for _ in send_left_over(folder.parent, folder.parent / "own"):
         pass
     holds_all(server.client(), folder)
+
+
+@pytest.mark.parametrize("part", ["/artifacts/", "log-batch"])
+def test_a_proxy_that_does_not_find_the_server_for_a_while_costs_no_record(
+    part, proxy, server, journal
+):
+    """It answers with a page of its own and 404, as where MLflow is being started anew."""
+    writer, folder = journal
+    (folder / "samples.png").write_bytes(b"picture")
+    writer.append("artifact", path="samples.png", artifact_folder="")
+    append_epochs(writer, range(1, 4))
+    writer.append("end", status=FINISHED)
+    proxy.fault = lambda path: NOT_FOUND if part in path else PASS
+    (result,) = sync_runs([folder], tries=1)
+    assert "404" in result.failing
+    assert (result.is_unreachable, result.sent.refused) == (False, {})
+    proxy.fault = lambda _: PASS
+    (result,) = sync_runs([folder])
+    assert result.failing == ""
+    holds_all(server.client(), folder)
+
+
+def test_an_address_that_is_wrong_at_first_is_told_and_one_behind_an_outage_waited_for(
+    proxy, journal
+):
+    _, folder = journal
+    with Outbox(folder) as outbox:
+        outbox.refill()
+        proxy.fault = lambda _: NOT_FOUND
+        with pytest.raises(RefusedError, match="404"):
+            outbox.send_next()
+        for fault in (ERROR, NOT_FOUND):
+            proxy.fault = lambda _, fault=fault: fault
+            with pytest.raises(UnreachableError):
+                outbox.send_next()

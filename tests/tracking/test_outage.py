@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from faulty_proxy import ERROR, LOSE_ANSWER, PASS
-from imgclf.tracking.journal import FINISHED, KILLED
+from imgclf.tracking.journal import FINISHED, JOURNAL_FILE, KILLED
 from imgclf.tracking.sent import read_sent
 from imgclf.tracking.sync import sync_runs
 from imgclf.tracking.tracker import Tracker
@@ -227,23 +228,12 @@ def test_two_that_sync_at_once_send_everything_once(server, begin, proxy, impati
     holds_all(server.client(), folder)
 
 
-def test_a_store_that_refuses_one_record_gets_the_others(server, begin):
-    tracker, folder = begin(server.address)
+def test_an_address_where_nobody_listens_is_told_and_the_wait_for_it_before(begin, impatient):
+    tracker, folder = begin(f"http://127.0.0.1:{free_port()}")
     say_epoch(tracker, 1)
-    tracker.metrics({"no/such:name?": 1.0, "train/loss": 2.0}, 2)
-    say_epoch(tracker, 3)
-    (problem,) = tracker.finish(FINISHED)
-    assert problem.startswith("metrics: ")
-    assert "no/such:name?" in problem
-    client = server.client()
-    run = client.get_run(tracker.mlflow_run_id or "")
-    assert run.info.status == "FINISHED"
-    history = client.get_metric_history(run.info.run_id, "lr")
-    assert [point.step for point in history] == [1, 3]
-    assert read_sent(folder).problems() == (problem,)
-
-
-def test_an_address_where_nobody_listens_is_told(begin, impatient):
-    tracker, _ = begin(f"http://127.0.0.1:{free_port()}")
-    (not_sent,) = tracker.finish(FINISHED)
+    said: list[str] = []
+    (not_sent,) = tracker.finish(FINISHED, say=said.append)
     assert "the tracking server does not answer" in not_sent
+    (line,) = said
+    assert re.fullmatch(r"sending the rest to MLflow, \d+ seconds at most", line)
+    assert '"train/loss": 1.0' in (folder / JOURNAL_FILE).read_text()

@@ -1,5 +1,9 @@
 """Who holds a run, and what becomes of a run whose process was killed."""
 
+import errno
+import fcntl
+import os
+import platform
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -9,7 +13,7 @@ import pytest
 
 from imgclf.errors import ImgclfError
 from imgclf.tracking.journal import JOURNAL_FILE, Journal, read_records
-from imgclf.tracking.running import end_dead_run, hold_run, is_running
+from imgclf.tracking.running import end_dead_run, hold_run, is_running, other_host
 from other_process import other_process
 
 HOLDS_A_RUN = """
@@ -26,7 +30,7 @@ sys.stdin.read()
 def folder(tmp_path: Path) -> Path:
     """A run's folder whose journal has no end."""
     journal = Journal.create(tmp_path / JOURNAL_FILE)
-    journal.append("run", 1_000)
+    journal.append("run", 1_000, host=platform.node())
     journal.append("metrics", 2_000, values={"train/loss": 1.0}, step=1, summary={})
     journal.close()
     return tmp_path
@@ -94,3 +98,54 @@ def test_a_journal_without_a_record_is_no_run(tmp_path):
     Journal.create(tmp_path / JOURNAL_FILE).close()
     assert not end_dead_run(tmp_path)
     assert kinds(tmp_path) == []
+
+
+# --- Hosts and file systems that do not see each other's locks
+
+
+def test_a_run_of_another_host_is_left_alone_unless_it_is_known_to_be_dead(folder):
+    journal = Journal.resume(folder / JOURNAL_FILE)
+    journal.append("run", resumed=True, host="elsewhere")
+    journal.close()
+    assert other_host(folder) == "elsewhere"
+    assert not end_dead_run(folder)
+    assert kinds(folder) == ["run", "metrics", "run"]
+    assert end_dead_run(folder, other_hosts=True)
+    assert other_host(folder) == ""
+    assert kinds(folder)[-1] == "end"
+
+
+def test_a_run_that_was_resumed_on_this_host_is_of_this_host(folder):
+    journal = Journal.resume(folder / JOURNAL_FILE)
+    journal.append("run", resumed=True, host="elsewhere")
+    journal.append("run", resumed=True, host=platform.node())
+    journal.close()
+    assert other_host(folder) == ""
+    assert end_dead_run(folder)
+
+
+@pytest.mark.faults
+def test_a_file_system_without_locks_is_said_and_not_taken_for_a_run_in_progress(
+    folder, monkeypatch
+):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for function in (hold_run, is_running):
+        with pytest.raises(ImgclfError, match="No locks available") as caught:
+            function(folder)
+        assert "--runs-dir" in caught.value.hint
+    assert not end_dead_run(folder)
+
+
+@pytest.mark.faults
+def test_a_folder_that_cannot_be_written_is_said_where_the_run_has_no_end(folder):
+    (folder / "running.lock").mkdir()
+    for function in (hold_run, is_running):
+        with pytest.raises(ImgclfError, match=f"Cannot write in the run's folder '{folder}'"):
+            function(folder)
+    journal = Journal.resume(folder / JOURNAL_FILE)
+    journal.append("end", status="FINISHED")
+    journal.close()
+    assert not is_running(folder)

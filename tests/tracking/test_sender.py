@@ -2,10 +2,12 @@
 
 import errno
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from mlflow import MlflowClient
 from imgclf.errors import ImgclfError
 from imgclf.tracking import sender
 from imgclf.tracking.identity import create_identity
-from imgclf.tracking.journal import FAILED, FINISHED, KILLED
+from imgclf.tracking.journal import FAILED, FINISHED, JOURNAL_FILE, KILLED, read_records
 from imgclf.tracking.sender import Delivery
 from imgclf.tracking.tracker import Tracker
 
@@ -28,10 +30,22 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_process_of_other_files() -> None:
+    sender.stop_kept_senders()
+
+
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Machines that run tests may be slow, and tests before may have left a process."""
+    """Machines that run tests may be slow."""
     monkeypatch.setattr("imgclf.tracking.tracker.OPENING_SECONDS", 300.0)
+
+
+@pytest.fixture
+def own_processes() -> Iterator[None]:
+    """Let a test start processes of its own; others use one that a test before has left."""
+    sender.stop_kept_senders()
+    yield
     sender.stop_kept_senders()
 
 
@@ -74,7 +88,9 @@ def test_a_process_that_has_nothing_to_send_ends_with_the_program(tmp_path: Path
     assert not psutil.pid_exists(int(done.stdout))
 
 
-def test_runs_share_a_process_while_nothing_changes_for_it(workplace, tmp_path, monkeypatch):
+def test_runs_share_a_process_while_nothing_changes_for_it(
+    own_processes, workplace, tmp_path, monkeypatch
+):
     sent = []
     for name in ("first", "second", "other experiment"):
         if name == "other experiment":
@@ -96,7 +112,7 @@ def test_runs_share_a_process_while_nothing_changes_for_it(workplace, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_kept_process_ends_after_a_while(workplace, tmp_path, monkeypatch):
+def test_a_kept_process_ends_after_a_while(own_processes, workplace, tmp_path, monkeypatch):
     monkeypatch.setattr("imgclf.tracking.sender._KEPT_SECONDS", 0.1)
     identity = create_identity(tmp_path, "train", "", "kept")
     tracker = Tracker(identity, Path(identity.folder))
@@ -105,6 +121,7 @@ def test_a_kept_process_ends_after_a_while(workplace, tmp_path, monkeypatch):
     process.wait(timeout=60)
 
 
+@pytest.mark.slow
 def test_a_run_after_a_refused_one_is_sent(workplace, tmp_path):
     """MLflow opens no run in an experiment that was deleted."""
     client = MlflowClient()
@@ -145,6 +162,22 @@ def test_a_signal_to_all_processes_of_a_job_does_not_silence_the_run(workplace, 
     assert MlflowClient().get_run(tracker.mlflow_run_id or "").info.status == "KILLED"
 
 
+@pytest.mark.faults
+def test_a_process_that_has_stopped_does_not_stop_training(workplace, tmp_path):
+    """What it is told then goes into a pipe that nobody reads."""
+    identity = create_identity(tmp_path, "train", "", "stopped")
+    tracker = Tracker(identity, Path(identity.folder))
+    tracker.wait_until_open()
+    (process,) = senders()
+    process.suspend()
+    for step in range(1_000):
+        tracker.metrics({"train/loss": 1.0}, step=step)
+    process.resume()
+    assert tracker.finish(FINISHED) == []
+    history = MlflowClient().get_metric_history(tracker.mlflow_run_id or "", "train/loss")
+    assert sorted(point.step for point in history) == list(range(1_000))
+
+
 def begin_and_kill_the_sender(runs_dir: Path, experiment: str) -> Tracker:
     """Begin a run; its sender is gone after it has opened it."""
     identity = create_identity(runs_dir, "train", "", experiment)
@@ -181,12 +214,13 @@ def test_a_replaced_process_that_cannot_work_does_not_end_the_run(workplace, tmp
     monkeypatch.syspath_prepend(tmp_path)
     tracker.metrics({"train/loss": 0.25}, step=1)
     (problem,) = tracker.finish(FINISHED)
-    tracker.check()
     assert "(the process that sends to MLflow ended with 1: MLflow cannot be used" in problem
     assert "half of it is missing" in problem
 
 
-def test_the_run_is_open_after_the_wait_and_names_its_program(workplace, tmp_path, monkeypatch):
+def test_the_run_is_open_after_the_wait_and_names_its_program(
+    own_processes, workplace, tmp_path, monkeypatch
+):
     monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", "--epochs", "3"])
     identity = create_identity(tmp_path, "train", "", "opened")
     tracker = Tracker(identity, Path(identity.folder))
@@ -195,37 +229,39 @@ def test_the_run_is_open_after_the_wait_and_names_its_program(workplace, tmp_pat
     assert run.info.status == "RUNNING"
     assert run.data.tags["mlflow.source.name"] == "/somewhere/train.py"
     assert tracker.tracking_uri == f"sqlite:///{workplace}/mlflow.db"
+    begun = next(read_records(Path(identity.folder) / JOURNAL_FILE))
+    assert begun.content["host"] == platform.node()
     assert tracker.finish(FINISHED) == []
 
 
-@pytest.mark.faults
-def test_a_process_that_has_stopped_does_not_stop_training(workplace, tmp_path):
-    """What it is told then goes into a pipe that nobody reads."""
-    identity = create_identity(tmp_path, "train", "", "stopped")
-    tracker = Tracker(identity, Path(identity.folder))
-    tracker.wait_until_open()
-    (process,) = senders()
-    process.suspend()
-    for step in range(1_000):
-        tracker.metrics({"train/loss": 1.0}, step=step)
-    process.resume()
-    assert tracker.finish(FINISHED) == []
-    history = MlflowClient().get_metric_history(tracker.mlflow_run_id or "", "train/loss")
-    assert sorted(point.step for point in history) == list(range(1_000))
-
-
-def test_an_installation_of_mlflow_that_is_broken_is_told(tmp_path, monkeypatch):
-    (tmp_path / "mlflow.py").write_text("raise ImportError('half of it is missing')")
+@pytest.mark.parametrize(
+    ("error", "message", "hint"),
+    [
+        (
+            "ImportError('half of it is missing')",
+            "MLflow cannot be used: half of it is missing",
+            "Reinstall mlflow.",
+        ),
+        ("ImgclfError('Cannot write.', 'Make room.')", "Cannot write.", "Make room."),
+    ],
+)
+def test_why_mlflow_cannot_be_used_is_told_with_what_to_do(
+    error, message, hint, tmp_path, monkeypatch
+):
+    program = f"from imgclf.errors import ImgclfError\nraise {error}\n"
+    (tmp_path / "mlflow.py").write_text(program)
     monkeypatch.syspath_prepend(tmp_path)
     identity = create_identity(tmp_path, "train", "", "")
     tracker = Tracker(identity, Path(identity.folder))
-    with pytest.raises(ImgclfError, match="MLflow cannot be used: half of it is missing"):
+    with pytest.raises(ImgclfError) as caught:
         tracker.wait_until_open()
+    assert (caught.value.message, caught.value.hint) == (message, hint)
     (problem,) = tracker.finish(FAILED)
-    assert "half of it is missing" in problem
+    assert f"({message} {hint})" in problem
     assert "SIG" not in problem
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_where_no_process_can_be_started_any_more_the_run_goes_on(workplace, tmp_path, monkeypatch):
     monkeypatch.setattr("imgclf.tracking.sender._SECONDS_BEFORE_STARTS", (0.0, 0.1))
@@ -236,14 +272,13 @@ def test_where_no_process_can_be_started_any_more_the_run_goes_on(workplace, tmp
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
     tracker.metrics({"train/loss": 0.25}, step=1)
-    tracker.check()
     (problem,) = tracker.finish(FINISHED)
     assert "(Cannot start a process for MLflow: Cannot allocate memory.)" in problem
 
 
 @pytest.mark.faults
 def test_a_sender_that_ends_at_once_each_time_is_given_up_and_told(
-    workplace, tmp_path, monkeypatch
+    own_processes, workplace, tmp_path, monkeypatch
 ):
     """A program may end a process in ways that leave no code."""
     monkeypatch.setattr("imgclf.tracking.sender._SECONDS_BEFORE_STARTS", (0.0, 0.1))

@@ -9,15 +9,17 @@ import pytest
 from mlflow import MlflowClient
 
 import imgclf
+from faulty_proxy import ERROR, PASS
 from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.tracking.destination import Destination
 from imgclf.tracking.identity import create_identity
 from imgclf.tracking.journal import FAILED, FINISHED, JOURNAL_FILE, Journal
 from imgclf.tracking.runs import list_runs
+from imgclf.tracking.sync import sync_runs
 from imgclf.tracking.tracker import Tracker
 from small_disk import files_up_to
-from tracking_server import free_port
+from tracking_server import holds_all
 
 
 @pytest.fixture
@@ -106,6 +108,34 @@ def test_what_several_threads_say_at_once_is_kept_in_one_order_and_arrives(workp
         assert sorted(point.step for point in history) == list(range(25))
 
 
+@pytest.mark.faults
+def test_a_server_that_comes_back_and_refuses_the_run_does_not_end_training(
+    proxy, server, tracking_uri, tmp_path
+):
+    client = server.client()
+    experiment_id = client.create_experiment("deleted meanwhile")
+    client.delete_experiment(experiment_id)
+
+    def is_away(_: str) -> str:
+        journals = [path.read_text() for path in tmp_path.glob(f"*/{JOURNAL_FILE}")]
+        return PASS if any("train/loss" in journal for journal in journals) else ERROR
+
+    proxy.fault = is_away
+    tracking_uri(proxy.address)
+    config = TrainConfig(
+        epochs=2, batch_size=512, experiment="deleted meanwhile", runs_dir=str(tmp_path)
+    )
+    result = imgclf.train(config)
+
+    (problem,) = result.not_sent
+    assert "MLflow refused the run" in problem
+    assert f"'imgclf sync --runs-dir {tmp_path} {result.run_id}' sends them" in problem
+    client.restore_experiment(experiment_id)
+    (sent,) = sync_runs([result.folder])
+    assert sent.failing == ""
+    assert holds_all(client, result.folder).info.status == FINISHED
+
+
 def test_a_wrong_tracking_address_ends_the_run_with_a_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr("imgclf.tracking.tracker.OPENING_SECONDS", 300.0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://somewhere")
@@ -114,20 +144,6 @@ def test_a_wrong_tracking_address_ends_the_run_with_a_clear_error(tmp_path, monk
     assert "MLFLOW_TRACKING_URI" in caught.value.hint
     (journal,) = tmp_path.glob("*/journal.jsonl")
     assert "train/loss" not in journal.read_text(), "no epoch was trained for nothing"
-
-
-@pytest.mark.faults
-def test_what_could_not_be_sent_is_said_and_kept(tracking_uri, tmp_path, monkeypatch):
-    monkeypatch.setattr("imgclf.tracking.tracker.PATIENCE_SECONDS", 1.0)
-    tracking_uri(f"http://127.0.0.1:{free_port()}")
-    identity = create_identity(tmp_path, "train", "", "")
-    tracker = Tracker(identity, Path(identity.folder))
-    tracker.metrics({"train/loss": 1.0}, step=1)
-
-    (not_sent,) = tracker.finish(FINISHED)
-
-    assert "does not answer" in not_sent
-    assert '"train/loss": 1.0' in (Path(identity.folder) / "journal.jsonl").read_text()
 
 
 @pytest.mark.faults
@@ -144,6 +160,7 @@ def test_a_full_disk_is_told_at_once_and_the_run_ends_as_failed(workplace, tmp_p
     assert "train/loss" not in run.data.metrics
 
 
+@pytest.mark.slow
 def test_a_store_whose_library_is_missing_is_no_finished_run(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "mysql+nothing://localhost/x")
     with pytest.raises(ImgclfError, match="MLflow refused the run"):
@@ -166,35 +183,6 @@ def test_a_run_is_opened_once_although_the_answer_was_lost(tmp_path, workplace):
     found = MlflowClient().search_runs(["0"], f"tags.`imgclf.run_id` = '{identity.run_id}'")
     assert [run.info.run_id for run in found] == opened[:1]
     MlflowClient().delete_run(found[0].info.run_id)
-
-
-@pytest.mark.parametrize(
-    ("uri", "expected"),
-    [
-        ("", ""),
-        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
-        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
-        ("sqlite:///mlflow.db", "sqlite:///{here}/mlflow.db"),
-        ("postgresql://host/mlflow", "postgresql://host/mlflow"),
-    ],
-)
-def test_the_store_of_a_run_is_kept_so_that_another_folder_finds_it(
-    uri, expected, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    identity = create_identity(tmp_path, "train", "", "")
-    assert identity.tracking_uri == expected.format(here=tmp_path)
-
-
-def test_the_experiment_of_a_run_is_kept_so_that_another_shell_finds_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
-    by_id = create_identity(tmp_path, "train", "", "")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "named")
-    by_name = create_identity(tmp_path, "train", "", "")
-    given = create_identity(tmp_path, "train", "", "given")
-    kept = [(run.experiment, run.experiment_id) for run in (by_id, by_name, given)]
-    assert kept == [("", "7"), ("named", ""), ("given", "")]
 
 
 @pytest.mark.parametrize("epochs", [pytest.param("1", marks=pytest.mark.slow), "'1'"])
