@@ -66,7 +66,7 @@ def test_training_that_diverges_names_its_images_and_keeps_the_checkpoint_before
     """After a good epoch, at a rate that no weights bear. A checkpoint is due at each step."""
 
     def rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
-        return 0.01 if step < steps_per_epoch else 1e30
+        return 0.01 if step < steps_per_epoch else 1e39
 
     monkeypatch.setattr(loop, "learning_rate_at", rate)
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_SNAPSHOTS", 0.0)

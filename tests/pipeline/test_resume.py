@@ -1,6 +1,7 @@
 """A run that is killed and goes on ends as one that was never stopped, bit for bit."""
 
 import random
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from mlflow import MlflowClient
 
 from faulty_proxy import ERROR, PASS, FaultyProxy
+from imgclf.errors import ImgclfError, UsageError
+from imgclf.pipeline.resume import find_interrupted
 from imgclf.tracking.identity import RUN_ID_TAG
 from imgclf.tracking.journal import FINISHED, JOURNAL_FILE, last_record, read_records, run_folders
 from imgclf.tracking.sent import read_sent
@@ -214,3 +217,34 @@ def test_a_run_that_fails_or_is_asked_twice_to_end_is_over_at_once_and_goes_on(
     finished = in_mlflow(folder)
     finished["artifacts"].remove("traceback.txt")
     assert finished == in_mlflow(undisturbed)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"[" * 100_000,
+        b'{"config": {"epochs": "three"}, "overrides": {}}',
+        b'{"config": {"epochs": -3}, "overrides": {}}',
+        b'{"config": {"surprise": 1}, "overrides": {}}',
+        b'{"config": {}, "overrides": [["epochs", 1]]}',
+        b'{"config": {}, "overrides": {"surprise": 1}}',
+        b'{"config": {}}',
+        b"\xff\xfe",
+    ],
+    ids=range(10),
+)
+def test_what_a_run_was_to_do_is_refused_where_it_was_changed(
+    content: bytes, trained: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / trained.run_id
+    folder.mkdir()
+    for name in (JOURNAL_FILE, "start.json"):
+        shutil.copy(trained.folder / name, folder)
+    with pytest.raises(UsageError, match="has finished"):
+        find_interrupted(trained.run_id, tmp_path, {})
+    (folder / "start.json").write_bytes(content)
+    with pytest.raises(ImgclfError, match="missing or damaged") as caught:
+        find_interrupted(trained.run_id, tmp_path, {})
+    assert caught.value.hint
