@@ -236,15 +236,15 @@ def test_a_run_that_fails_or_is_asked_twice_to_end_is_over_at_once_and_goes_on(
     ids=range(10),
 )
 def test_what_a_run_was_to_do_is_refused_where_it_was_changed(
-    content: bytes, trained: Any, tmp_path: Path
+    content: bytes, undisturbed: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / trained.run_id
+    folder = tmp_path / undisturbed.name
     folder.mkdir()
     for name in (JOURNAL_FILE, "start.json"):
-        shutil.copy(trained.folder / name, folder)
+        shutil.copy(undisturbed / name, folder)
     with pytest.raises(UsageError, match="has finished"):
-        find_interrupted(trained.run_id, tmp_path, {})
+        find_interrupted(folder.name, tmp_path, {})
     (folder / "start.json").write_bytes(content)
     with pytest.raises(ImgclfError, match="missing or damaged") as caught:
-        find_interrupted(trained.run_id, tmp_path, {})
+        find_interrupted(folder.name, tmp_path, {})
     assert caught.value.hint
