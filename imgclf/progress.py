@@ -42,10 +42,10 @@ class _Console(Console):
     def __init__(self) -> None:
         super().__init__(highlight=False, emoji=False, soft_wrap=True)
 
-    def __exit__(self, *details: Any) -> None:
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         # All that is printed or drawn is written here.
         try:
-            super().__exit__(*details)
+            super().__exit__(exc_type, exc_value, traceback)
         except OSError:  # the log's disk is full, or its terminal is gone
             self.on_broken_pipe()
 

@@ -150,7 +150,7 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | 
             return read_checkpoint(path)
         except DamagedError as error:
             say(f"Note: the checkpoint '{path.name}' is damaged ({error}); it is put aside")
-            with writing("in the folder of a damaged checkpoint, to put it aside,", folder):
+            with writing("the new name of a damaged checkpoint", path):
                 path.rename(path.with_name(path.name + ".damaged"))
     if files:
         raise ImgclfError(

@@ -1,6 +1,5 @@
 """JSON that a stranger may have changed: read as what it must be, or refused."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_origin, get_type_hints
 
@@ -20,7 +19,6 @@ def read_values(kind: type[_Values], values: object) -> _Values:
         ValueError: it has other names, a value is of another type, or a whole number is larger
             than 64 bits hold.
     """
-    assert dataclasses.is_dataclass(kind)
     types = get_type_hints(kind)
     if not isinstance(values, dict) or values.keys() != types.keys():
         raise ValueError(f"{kind.__name__} has the fields {', '.join(types)}")

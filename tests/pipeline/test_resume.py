@@ -187,13 +187,16 @@ def test_a_run_whose_sender_is_killed_with_it_inside_an_upload_loses_nothing(
         return fault or PASS
 
     proxy.fault = kill_both
-    run = ""
-    for left in (1, 0):
-        assert trainings.run(tmp_path / "runs", resume=run) == -signal.SIGKILL
-        assert len(faults) == left
-        run = only_run(tmp_path / "runs").name
-    assert trainings.run(tmp_path / "runs", resume=run) == 0
-    assert_equal_runs(only_run(tmp_path / "runs"), undisturbed)
+    runs_dir = tmp_path / "runs"
+    assert trainings.run(runs_dir) == -signal.SIGKILL
+    assert list(faults) == ["weights.safetensors"]
+    folder = only_run(runs_dir)
+    assert trainings.run(runs_dir, resume=folder.name) == -signal.SIGKILL
+    assert not faults
+    # There was nothing left to train.
+    assert has_finished(folder)
+    assert [result.failing for result in sync_runs([folder])] == [""]
+    assert_equal_runs(folder, undisturbed)
     trainings.close()
     proxy.close()
     server.kill()
