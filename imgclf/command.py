@@ -1,6 +1,7 @@
 """What the commands share: where they are, and mistakes as one line with a hint."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -52,6 +53,10 @@ class Group(click.Group):
         except ImgclfError as error:
             print_error(error.message, error.hint)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:  # wherever it comes, be it while torch is imported
+            with suppress(OSError):  # nobody reads any more
+                click.echo("Interrupted.", err=True)
+            ctx.exit(130)
         except ModuleNotFoundError as error:
             extra = _extra_for(error.name or "")
             if not extra:

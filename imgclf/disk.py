@@ -63,6 +63,7 @@ def write_whole(path: Path, content: bytes, what: str, hint: str = "") -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
+            _sync_folder(path.parent)
         finally:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
@@ -76,6 +77,19 @@ def flush_to_disk(path: Path) -> None:
     """
     with path.open("r+b") as file:
         os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a new name in a folder to the disk: else it may be lost with the power."""
+    if os.name == "nt":
+        return  # folders cannot be opened there
+    # Some file systems know no such call. The file itself is whole in any case.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _free_bytes(place: Path) -> int:

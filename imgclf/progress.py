@@ -1,10 +1,13 @@
 """What a person sees while a run trains."""
 
 import dataclasses
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -30,9 +33,32 @@ _SECONDS_UNTIL_FIRST_LINE = 2.0
 _SECONDS_BETWEEN_LINES = 30.0
 
 
+class _Console(Console):
+    """Plain lines for a reader who may go away, as ``tee`` does at Ctrl-C: a run needs nobody.
+
+    What is said from then on is lost. Without a terminal nothing wraps: a log keeps its lines.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, emoji=False, soft_wrap=True)
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        # All that is printed or drawn is written here.
+        try:
+            super().__exit__(exc_type, exc_value, traceback)
+        except OSError:  # the log's disk is full, or its terminal is gone
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with suppress(OSError), open(os.devnull, "wb") as nowhere:
+            # Else Python itself would fail to write what is left at its end.
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def say(text: str) -> None:
-    """Print one line of plain text."""
-    Console(highlight=False, emoji=False, soft_wrap=True).print(text, markup=False)
+    """Print one line of plain text; where nobody can read it any more, it is lost."""
+    _Console().print(text, markup=False)
 
 
 def print_start(
@@ -79,7 +105,7 @@ class _DecodingDisplay:
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        console = Console(highlight=False, emoji=False, soft_wrap=True)
+        console = _Console()
         self.bar = Progress(
             TextColumn("decoding images"),
             BarColumn(bar_width=14),
@@ -146,8 +172,7 @@ class TrainingDisplay:
     """A line per epoch, and on a terminal a bar with loss, accuracy, speed and time left."""
 
     def __init__(self, epochs: int, steps_per_epoch: int) -> None:
-        # Without a terminal nothing wraps: a log keeps one line per epoch.
-        self._console = Console(highlight=False, emoji=False, soft_wrap=True)
+        self._console = _Console()
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._progress = Progress(

@@ -43,18 +43,15 @@ def train(save_recipe: str | None, resume: str | None, **given: Any) -> None:
         config.save_recipe(Path(save_recipe))
     from imgclf.tracking.sender import prepare_sender
 
-    try:
-        # mlflow is imported by the process that sends, torch meanwhile by this one.
-        prepare_sender()
-        from imgclf.pipeline import train as training
+    # mlflow is imported by the process that sends, torch meanwhile by this one.
+    prepare_sender()
+    from imgclf.pipeline import train as training
 
-        if config:
-            result = training.train(config)
-        else:
-            assert resume
-            result = training.resume(resume, values.get("runs_dir", "runs"), values)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    if config:
+        result = training.train(config)
+    else:
+        assert resume
+        result = training.resume(resume, values.get("runs_dir", "runs"), values)
     from imgclf.summary import print_training
 
     print_training(result)
@@ -183,11 +180,7 @@ def evaluate(model: str, run: str | None, **options: Any) -> None:
     from imgclf.summary import print_evaluation
 
     end_dead_runs(options["runs_dir"])
-    try:
-        result = run_evaluation(model, run=run, **options)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    print_evaluation(result)
+    print_evaluation(run_evaluation(model, run=run, **options))
 
 
 @click.command()

@@ -238,3 +238,23 @@ def test_a_recipe_is_saved_before_training_starts(tmp_path: Path):
     result = CliRunner().invoke(main, ["train", *arguments])
     assert result.exit_code == 2
     assert "epochs: 7" in path.read_text()
+
+
+# --- Ctrl-C
+
+
+@pytest.mark.parametrize("command", ["train", "export"])
+def test_ctrl_c_while_a_library_is_imported_is_one_line_and_the_exit_code_of_shells(command: str):
+    code = (
+        "import os, signal, sys\n"
+        "class PressesCtrlC:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('imgclf.tracking', 'imgclf.pipeline'):\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.meta_path.insert(0, PressesCtrlC())\n"
+        "from imgclf.cli import main\n"
+        "main(prog_name='imgclf')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,22 @@ def test_a_file_larger_than_allowed_leaves_the_one_before_it(tmp_path: Path):
         write_whole(path, bytes(6000), "the file")
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders cannot be opened there")
+def test_a_new_name_is_brought_to_the_disk_after_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fsync, seen = os.fsync, []
+
+    def noted(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        seen.append((is_folder, sorted(os.listdir(tmp_path))))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_whole(tmp_path / "file", b"x", "the file")
+    assert seen == [(False, ["file.part"]), (True, ["file"])]
 
 
 def test_a_new_file_takes_the_place_of_a_link_and_leaves_what_it_leads_to(tmp_path: Path):

@@ -86,14 +86,29 @@ with interruption.held():
 @pytest.mark.skipif(sys.platform == "win32", reason="signals end no process there")
 def test_what_a_runner_passes_on_is_no_second_wish_unless_it_comes_later() -> None:
     code, said = run("""
+clock = 100.0
+time.monotonic = lambda: clock
 with interruption.held():
-    raise_both(signal.SIGINT, signal.SIGTERM)
-    print("held", flush=True)
-    time.sleep(1.1)
+    signal.raise_signal(signal.SIGINT)
+    for clock in (100.3, 109.0):
+        signal.raise_signal(signal.SIGTERM)
+        print("held", flush=True)
+    clock = 111.0
     signal.raise_signal(signal.SIGTERM)
     print("after")
 """)
-    assert (code, said) == (-signal.SIGTERM, "held\n")
+    assert (code, said) == (-signal.SIGTERM, "held\nheld\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals end no process there")
+def test_the_same_signal_is_a_second_wish_whenever_it_comes() -> None:
+    code, said = run("""
+time.monotonic = lambda: 100.0
+with interruption.held():
+    raise_both(signal.SIGTERM, signal.SIGTERM)
+    print("after")
+""")
+    assert (code, said) == (-signal.SIGTERM, "")
 
 
 def test_in_another_thread_nothing_is_heard() -> None:

@@ -5,11 +5,13 @@ The tests of CIFAR's files and of weights are beside those of their readers.
 
 import base64
 import gzip
+import hashlib
 import io
 import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 import numpy as np
@@ -249,3 +251,38 @@ def test_what_a_run_keeps_in_its_folder_is_no_pickle(
     if name == "journal.jsonl":
         for result in sync_runs([folder]):
             assert (result.records, result.was_dead) == (0, False)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was interrupted after its first epoch."""
+    from imgclf.pipeline import fit
+
+    runs_dir, evaluate, calls = tmp_path_factory.mktemp("runs"), fit.predict_logits, []
+
+    def interrupted_the_second_time(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*arguments)
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(fit, "predict_logits", interrupted_the_second_time)
+        with pytest.raises(KeyboardInterrupt):
+            imgclf.train(TrainConfig(epochs=2, batch_size=512, runs_dir=str(runs_dir)))
+    (folder,) = runs_dir.iterdir()
+    return folder
+
+
+def test_checkpoints_that_a_run_goes_on_from_are_no_pickles(
+    planted: bytes, interrupted: Path, tmp_path: Path
+):
+    """Neither as they are, nor with a digest that fits."""
+    runs_dir = shutil.copytree(interrupted.parent, tmp_path / "runs")
+    checkpoints = runs_dir / interrupted.name / "checkpoints"
+    plain, sealed = checkpoints.iterdir()
+    plain.write_bytes(planted)
+    sealed.write_bytes(planted + hashlib.sha256(planted).digest())
+    with pytest.raises(ImgclfError, match="all are damaged"):
+        imgclf.resume(interrupted.name, str(runs_dir))
+    assert {path.suffix for path in checkpoints.iterdir()} == {".damaged"}

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from imgclf.data.dataset import SelectedImages
+from imgclf.training.failures import enough_memory_to
 
 
 @torch.inference_mode()
@@ -25,11 +26,17 @@ def predict_logits(
 
     Returns:
         logits, float32 [n, classes].
+
+    Raises:
+        ImgclfError: there is not enough memory.
     """
     model.eval()
     logits, on_gpu = torch.empty(0), device.type == "cuda"
     # By default, convolutions on NVIDIA GPUs keep 10 bits of each factor (TF32).
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with (
+        enough_memory_to(f"evaluate {batch_size} images at a time"),
+        torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+    ):
         for start in range(0, len(images), batch_size):
             pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
             # From pinned memory a copy is queued: the next batch is gathered while a GPU computes.

@@ -14,10 +14,11 @@ from imgclf.evaluation.evaluation import Evaluation
 from imgclf.evaluation.page import Page, write_html
 from imgclf.evaluation.report import write_evaluation
 from imgclf.evaluation.test_time_augmentation import KINDS, augmented_logits
+from imgclf.interruption import interruptions
 from imgclf.pipeline.data import load_images
 from imgclf.pipeline.open_model import OpenedModel, open_model
 from imgclf.pipeline.output import ensure_writable
-from imgclf.pipeline.run import end_early
+from imgclf.pipeline.run import record
 from imgclf.pipeline.run_page import stage_times
 from imgclf.pipeline.subset import SPLITS, Subset, choose_subset
 from imgclf.progress import say
@@ -31,7 +32,6 @@ from imgclf.tracking.identity import (
     TRAINING_RUN_TAG,
     create_identity,
 )
-from imgclf.tracking.journal import FINISHED
 from imgclf.tracking.tracker import Tracker
 
 
@@ -137,8 +137,8 @@ def evaluate(
 
     identity = create_identity(Path(runs_dir), "evaluate", run_name, experiment)
     report = Path(identity.folder) / subset.split
-    tracker = Tracker(identity, report.parent)
-    try:
+
+    def carry_out(tracker: Tracker) -> dict[str, float]:
         parameters = {
             "model": answering.name,
             "dataset": images.source if images.files else dataset,
@@ -152,10 +152,10 @@ def evaluate(
         if output_dir:
             for path in report.iterdir():
                 write_whole(Path(output_dir) / path.name, path.read_bytes(), "the evaluation")
-    except BaseException as error:
-        end_early(tracker, error, report.parent)
-        raise
-    not_sent = tuple(tracker.finish(FINISHED, say=say))
+        return metrics
+
+    with interruptions() as interruption:
+        tracker, metrics, not_sent = record(identity, interruption, carry_out)
     return EvaluationResult(
         run_id=identity.run_id,
         mlflow_run_id=tracker.mlflow_run_id,

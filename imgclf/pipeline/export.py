@@ -247,11 +247,12 @@ def _replace_folder(built: Path, target: Path) -> None:
         if not target.exists():
             os.rename(built, target)
             return
-        os.rename(target, outgoing)
         try:
+            os.rename(target, outgoing)
             os.rename(built, target)
-        except OSError:
-            os.rename(outgoing, target)
+        except BaseException:  # Ctrl-C, too: the older one would go with the temporary folder
+            if os.path.lexists(outgoing) and not os.path.lexists(target):
+                os.rename(outgoing, target)
             raise
     if outgoing.is_symlink():
         outgoing.unlink()  # what it leads to is not ours

@@ -1,27 +1,24 @@
 """The epochs of a run: training, validation, selection, checkpoints, and what is said of each."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor
+from dataclasses import dataclass
 
 from imgclf.data.augment import Augmentation
 from imgclf.data.dataset import SelectedImages
 from imgclf.data.loader import Batch, TrainLoader
-from imgclf.errors import ImgclfError
+from imgclf.errors import ImgclfError, printable
 from imgclf.evaluation.drawing import save
 from imgclf.evaluation.image_grids import image_grid, target_titles
 from imgclf.evaluation.inference import predict_logits
 from imgclf.evaluation.metrics import Metrics, compute_metrics
 from imgclf.interruption import Interruption
 from imgclf.models import ImageClassifier
-from imgclf.pipeline.run import History, Run
+from imgclf.pipeline.run import Run
+from imgclf.pipeline.training_progress import Progress
 from imgclf.progress import TrainingDisplay
 from imgclf.training.checkpoint import Checkpoint, is_finite, restore, write_checkpoint
-from imgclf.training.failures import BadStep, diverged_error, step_error
+from imgclf.training.failures import BadStep, diverged_error, enough_memory_to, step_error
 from imgclf.training.loop import (
     EpochEnd,
     NonFiniteLossError,
@@ -34,57 +31,7 @@ from imgclf.training.selection import Selection
 from imgclf.training.weights import save_weights, weights_of
 
 SHOWN_SAMPLES = 36
-
-
-@dataclass
-class Progress:
-    """What training has come to, beside `TrainState`; a checkpoint holds both.
-
-    Attributes:
-        selection: which epoch is the best so far.
-        history: metrics of the epochs.
-        best: the selected weights.
-        pending: an epoch that is trained and not validated yet.
-        seconds, epoch_seconds: what training and the epoch in progress took before this process.
-    """
-
-    selection: Selection
-    history: History = field(default_factory=dict)
-    best: dict[str, Tensor] = field(default_factory=dict)
-    pending: EpochEnd | None = None
-    seconds: float = 0.0
-    epoch_seconds: float = 0.0
-
-    @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint) -> "Progress":
-        """Read what `to_dict` returned, with the tensors."""
-        values: dict[str, Any] = dict(checkpoint.progress)
-        pending = values.pop("pending")
-        history = {
-            name: [(epoch, value) for epoch, value in points]
-            for name, points in values.pop("history").items()
-        }
-        return cls(
-            selection=Selection(**values.pop("selection")),
-            history=history,
-            best=checkpoint.group("best"),
-            pending=EpochEnd(**pending) if pending else None,
-            **values,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all but the tensors, JSON-ready."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del values["best"]
-        pending = self.pending and dataclasses.asdict(self.pending)
-        return values | {"selection": dataclasses.asdict(self.selection), "pending": pending}
-
-    def last_metrics(self) -> dict[str, float]:
-        """Return the metrics of the last epoch."""
-        last = self.selection.last_epoch
-        return {
-            name: points[-1][1] for name, points in self.history.items() if points[-1][0] == last
-        }
+_SAMPLES = "samples.png"
 
 
 class _Keeper:
@@ -94,11 +41,20 @@ class _Keeper:
         run: in progress.
         state, progress: what a checkpoint holds.
         begun: when training began in this process, by `time.perf_counter`.
+        say: prints a line.
     """
 
-    def __init__(self, run: Run, state: TrainState, progress: Progress, begun: float) -> None:
+    def __init__(
+        self,
+        run: Run,
+        state: TrainState,
+        progress: Progress,
+        begun: float,
+        say: Callable[[str], None],
+    ) -> None:
         self._run, self._state, self._progress = run, state, progress
         self._seconds_before, self._begun = progress.seconds, begun
+        self._say, self._has_said = say, False
         self._written = time.perf_counter()
 
     def due(self) -> bool:
@@ -113,11 +69,21 @@ class _Keeper:
         """
         self._progress.seconds = self._seconds_before + time.perf_counter() - self._begun
         self._progress.epoch_seconds = epoch_seconds
-        if not is_finite(self._state):
+        if not is_finite(self._state.model.state_dict().values()):
+            if not self._has_said:
+                self._say("Note: the weights are not finite: no checkpoint holds them")
+            self._has_said = True
             return  # those before it are better
         folder, progress = self._run.checkpoints, self._progress
         write_checkpoint(folder, self._state, progress.best, progress.to_dict())
         self._written = time.perf_counter()
+
+    def write_last(self, epoch_seconds: float) -> None:
+        """Write one for who resumes the run; where that fails, as on a full disk, say so only."""
+        try:
+            self.write(epoch_seconds)
+        except ImgclfError as error:
+            self._say(str(error))
 
 
 def fit(
@@ -143,16 +109,17 @@ def fit(
     """
     begun = time.perf_counter()
     config = run.config
-    loader = _loader(run, augmentation)
-    state = TrainState.start(model, config, run.compute)
     progress = Progress(Selection(config.monitor))
-    if checkpoint is not None:
-        restore(state, checkpoint)
-        progress = Progress.from_checkpoint(checkpoint)
-    _begin(run, loader, progress)
-    keeper = _Keeper(run, state, progress, begun)
+    with enough_memory_to("bring the network and the training images to the device"):
+        loader = _loader(run, augmentation)
+        state = TrainState.start(model, config, run.compute)
+        if checkpoint is not None:
+            restore(state, checkpoint)
+            progress = Progress.from_checkpoint(checkpoint, config.monitor)
+        _begin(run, loader, progress)
     epoch_start = time.perf_counter() - progress.epoch_seconds
     display = TrainingDisplay(config.epochs, loader.steps_per_epoch)
+    keeper = _Keeper(run, state, progress, begun, display.say)
     with display, interruption.held():
         try:
             for event in _events(run, state, loader, progress, interruption.requested):
@@ -178,11 +145,16 @@ def fit(
                     break
                 epoch_start = time.perf_counter()
         except (KeyboardInterrupt, SystemExit):
-            keeper.write(time.perf_counter() - epoch_start)
+            keeper.write_last(time.perf_counter() - epoch_start)
             raise
         except NonFiniteLossError as error:
             raise _diverged(error, run, loader, state) from error
-        except (RuntimeError, ValueError) as error:
+        except ImgclfError as error:
+            if not interruption.requested():
+                raise
+            # The disk is full, say: who has asked the run to end is answered all the same.
+            display.say(str(error))
+        except (RuntimeError, ValueError, MemoryError) as error:
             if told := step_error(error, config):
                 raise told from error
             raise
@@ -195,12 +167,15 @@ def _diverged(
     """Name the images of the first bad step, and what may have made it so."""
     epoch, step_in_epoch = divmod(error.step, loader.steps_per_epoch)
     positions = loader.positions(epoch + 1, step_in_epoch)
+    images = [run.dataset.names[position] for position in positions]
+    # The message names some; all of them stand in the traceback that the run keeps.
+    error.add_note("\n  ".join([f"The images of step {error.step + 1}:", *map(printable, images)]))
     bad = BadStep(
         epoch=epoch + 1,
         step=error.step + 1,
-        images=[run.dataset.names[position] for position in positions],
+        images=images,
         learning_rate=learning_rate_at(error.step, loader.steps_per_epoch, run.config),
-        weights_are_finite=is_finite(state),
+        weights_are_finite=is_finite(state.model.parameters()),
     )
     return diverged_error(bad, error.bad_steps, run.config)
 
@@ -221,8 +196,10 @@ def _loader(run: Run, augmentation: Augmentation) -> TrainLoader:
 
 def _begin(run: Run, loader: TrainLoader, progress: Progress) -> None:
     """Bring the run's files and its record to where training begins."""
-    if not (run.folder / "samples.png").exists():
-        _record_samples(run, next(loader.epoch(1))[0])
+    if not (run.folder / _SAMPLES).exists():
+        _draw_samples(run, next(loader.epoch(1))[0])
+    # Each time: the process before may have ended between the picture and the word of it.
+    run.tracker.artifact(_SAMPLES)
     if progress.best:
         save_weights(progress.best, run.folder / "model" / "weights.safetensors")
     if progress.history:
@@ -312,10 +289,9 @@ def _tell(run: Run, progress: Progress) -> None:
     )
 
 
-def _record_samples(run: Run, batch: Batch) -> None:
+def _draw_samples(run: Run, batch: Batch) -> None:
     """Show what the network is about to see, so that wrong labels or crops are noticed early."""
     images = batch.images[:SHOWN_SAMPLES].cpu().numpy()
     titles = target_titles(batch.targets[:SHOWN_SAMPLES].cpu().numpy(), run.dataset.classes)
     heading = "First training batch, after augmentation"
-    save(image_grid(images, titles, heading=heading), run.folder / "samples.png")
-    run.tracker.artifact("samples.png")
+    save(image_grid(images, titles, heading=heading), run.folder / _SAMPLES)

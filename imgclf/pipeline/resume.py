@@ -10,7 +10,7 @@ from typing import Any
 from imgclf.config import AUTO, TrainConfig
 from imgclf.disk import write_whole
 from imgclf.errors import ImgclfError, UsageError
-from imgclf.pipeline.run import CHECKPOINTS
+from imgclf.pipeline.run import CHECKPOINTS, START
 from imgclf.tracking.identity import (
     DATASET_DIGEST_TAG,
     SPLIT_DIGEST_TAG,
@@ -23,7 +23,6 @@ from imgclf.tracking.journal import FINISHED, JOURNAL_FILE, read_records
 from imgclf.tracking.sent import read_sent
 from imgclf.training.checkpoint import Checkpoint, newest_checkpoint
 
-_START = "start.json"
 # What these say may be written in more than one way.
 _PATHS = ("dataset", "data_dir")
 
@@ -72,7 +71,7 @@ class Interrupted:
         where = "from the beginning"
         if found is not None:
             counters = found.counters
-            where = f"in epoch {counters['epoch'] + 1} after {counters['step_in_epoch']} steps"
+            where = f"in epoch {counters.epoch + 1} after {counters.step_in_epoch} steps"
         say(f"resuming run {self.identity.run_id} {where}")
         return found
 
@@ -80,7 +79,7 @@ class Interrupted:
 def write_start(folder: Path, config: TrainConfig, overrides: Mapping[str, Any]) -> None:
     """Keep what the run is to do, before anything else: a run can go on from its first moment."""
     content = json.dumps({"config": config.to_dict(), "overrides": dict(overrides)}, indent=2)
-    write_whole(folder / _START, content.encode(), "what the run is to do")
+    write_whole(folder / START, content.encode(), "what the run is to do")
 
 
 def find_interrupted(run: str, runs_dir: Path, given: Mapping[str, Any]) -> Interrupted:
@@ -99,11 +98,13 @@ def find_interrupted(run: str, runs_dir: Path, given: Mapping[str, Any]) -> Inte
     folder = find_run_folder(runs_dir, run)
     identity = read_identity(folder)
     try:
-        start = json.loads((folder / _START).read_text(encoding="utf-8"))
-        config, overrides = TrainConfig(**start["config"]), dict(start["overrides"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        start = json.loads((folder / START).read_text(encoding="utf-8"))
+        config, overrides = TrainConfig(**start["config"]), start["overrides"]
+        if not isinstance(overrides, dict) or not overrides.keys() <= config.to_dict().keys():
+            raise ValueError("what was given is no part of the configuration")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, UsageError) as error:
         raise ImgclfError(
-            f"Run {folder.name} cannot be resumed: '{folder / _START}' is missing or damaged.",
+            f"Run {folder.name} cannot be resumed: '{folder / START}' is missing or damaged.",
             "It is no training run, or was begun by another version of imgclf. Train anew.",
         ) from error
     status, tags = "", {}

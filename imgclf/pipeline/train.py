@@ -28,10 +28,10 @@ from imgclf.pipeline.fit import fit
 from imgclf.pipeline.inputs import record_inputs
 from imgclf.pipeline.outcome import record_outcome
 from imgclf.pipeline.resume import Interrupted, find_interrupted, write_start
-from imgclf.pipeline.run import Run, end_early
+from imgclf.pipeline.run import Run, record
+from imgclf.pipeline.training_progress import Progress
 from imgclf.progress import print_start, say
 from imgclf.tracking.identity import create_identity
-from imgclf.tracking.journal import FINISHED
 from imgclf.tracking.tracker import Tracker
 from imgclf.training.device import Compute, choose_compute
 
@@ -131,29 +131,29 @@ def _train(
     else:
         interrupted.check_data(dataset.digest, split.digest)
         identity = interrupted.identity
-    folder = Path(identity.folder)
-    tracker = Tracker(identity, folder, resumed=interrupted is not None)
-    try:
-        run = Run(config, overrides, compute, dataset, split, scan, tracker, folder)
+    timings: dict[str, float] = {}
+
+    def carry_out(tracker: Tracker) -> tuple[Progress, dict[str, float]]:
+        folder = Path(identity.folder)
+        run = Run(config, overrides, compute, dataset, split, scan, tracker, folder, timings)
         record_inputs(run, model)
         checkpoint = interrupted.checkpoint(say) if interrupted else None
-        run.timings["time/data_seconds"] = time.perf_counter() - started
+        timings["time/data_seconds"] = time.perf_counter() - started
         progress = fit(run, model, augmentation, interruption, checkpoint)
-        run.timings["time/train_seconds"] = progress.seconds
-        metrics = record_outcome(run, model, progress.selection, progress.history)
-    except BaseException as error:
-        end_early(tracker, error, folder)
-        raise
-    not_sent = tuple(tracker.finish(FINISHED, say=say))
+        timings["time/train_seconds"] = progress.seconds
+        return progress, record_outcome(run, model, progress.selection, progress.history)
+
+    resumed = interrupted is not None
+    tracker, (progress, metrics), not_sent = record(identity, interruption, carry_out, resumed)
     return TrainResult(
         run_id=identity.run_id,
         mlflow_run_id=tracker.mlflow_run_id,
         url=tracker.url,
         tracking_uri=tracker.tracking_uri,
-        folder=folder,
+        folder=Path(identity.folder),
         best_epoch=progress.selection.best_epoch,
         metrics=metrics,
-        timings=run.timings,
+        timings=timings,
         not_sent=not_sent,
     )
 

@@ -179,19 +179,15 @@ class Sender:
         """
         start, reason, waits, is_said = time.monotonic(), "", True, False
         lives = self.announce(ended=True)
-        try:
-            while lives and waits and not (reason or self._is_through):
-                time.sleep(0.05)
-                lives = self._listener.is_alive() or self.announce(ended=True)
-                waited = time.monotonic() - start
-                if waited > _MOMENT_SECONDS and not is_said:
-                    say_waiting()
-                    is_said = True
-                reason = self._why_hopeless(start, patience)
-                waits = waited < seconds
-        except BaseException:
-            _close(self._process.stdin)  # it sends what it has, and ends
-            raise
+        while lives and waits and not (reason or self._is_through):
+            time.sleep(0.05)
+            lives = self._listener.is_alive() or self.announce(ended=True)
+            waited = time.monotonic() - start
+            if waited > _MOMENT_SECONDS and not is_said:
+                say_waiting()
+                is_said = True
+            reason = self._why_hopeless(start, patience)
+            waits = waited < seconds
         delivery = self.delivery
         if delivery.ended:
             _keep(self, _KEPT_SECONDS)
@@ -218,6 +214,10 @@ class Sender:
         """Tell whether the process is there and sees what a new one would see."""
         works = self._listener.is_alive() and not self.delivery.refusal
         return works and self._surroundings == _surroundings()
+
+    def let_go(self) -> None:
+        """Say no more: the process sends what there is, and ends a run that has no end."""
+        _close(self._process.stdin)
 
     def stop(self) -> None:
         """End the process at once."""

@@ -22,6 +22,8 @@ _FIRST_PAUSES_SECONDS = (1.0,) * 5
 _PAUSE_SECONDS = 10.0
 # The use of a processor is measured between two looks.
 _FIRST_LOOK_SECONDS = 0.1
+# A driver may hang, and a run must end.
+_LONGEST_READING_SECONDS = 2.0
 
 
 class SystemSampler:
@@ -32,7 +34,8 @@ class SystemSampler:
         first: number of the first sample.
 
     Attributes:
-        failure: why it stopped early, where ``record`` raised `ImgclfError`; else empty.
+        failure: why it stopped early, where ``record`` raised `ImgclfError` or a reading did not
+            come to its end; else empty.
     """
 
     def __init__(self, record: Callable[[Mapping[str, float], int], None], first: int = 0) -> None:
@@ -40,6 +43,8 @@ class SystemSampler:
         self._first = first
         self.failure = ""
         self._stopping = threading.Event()
+        self._recording = threading.Lock()
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="imgclf-system", daemon=True)
 
     def start(self) -> None:
@@ -49,7 +54,11 @@ class SystemSampler:
     def stop(self) -> None:
         """Take the last sample and end: nothing is recorded afterwards."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(_LONGEST_READING_SECONDS)
+        with self._recording:
+            self._stopped = True
+        if self._thread.is_alive():
+            self.failure = "a reading takes too long"
 
     def _run(self) -> None:
         devices = _open_gpus()
@@ -71,8 +80,11 @@ class SystemSampler:
         for step, pause in enumerate(_pauses(), self._first):
             # Asked before the sample: a stop that comes during it is followed by one more.
             last = self._stopping.is_set()
-            self._record(_sample(readers), step)
-            if last:
+            values = _sample(readers)
+            with self._recording:
+                if not self._stopped:
+                    self._record(values, step)
+            if last or self._stopped:
                 break
             self._stopping.wait(pause)
 

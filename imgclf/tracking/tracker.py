@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,7 @@ class Tracker:
         status: str,
         seconds: float = _LONGEST_FINISH_SECONDS,
         say: Callable[[str], object] = lambda _: None,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> list[str]:
         """End the run and wait until all is sent, while the server answers.
 
@@ -151,26 +153,40 @@ class Tracker:
             seconds: to wait at most; what is left then is sent in the background, while the server
                 answers.
             say: is told once where it takes longer than a moment.
+            waiting: gives the context of the wait, which comes once the end is on the disk.
 
         Returns:
             what was not sent, in words; empty where MLflow holds the whole run.
+
+        Raises:
+            ImgclfError: the end cannot be written; the process that sends ends the run as KILLED.
         """
         deadline = time.monotonic() + seconds
         self._sampler.stop()
         try:
-            self._say("end", status=status)
-        finally:
-            self._journal.close()
-            self._running.release()
-        left = max(0.0, deadline - time.monotonic())
-        waiting = f"sending the rest to MLflow, {left:.0f} seconds at most"
-        self._final, reason = self._sender.finish(PATIENCE_SECONDS, left, lambda: say(waiting))
+            self._end(status)
+            left = max(0.0, deadline - time.monotonic())
+            wait = f"sending the rest to MLflow, {left:.0f} seconds at most"
+            with waiting():
+                self._final, reason = self._sender.finish(PATIENCE_SECONDS, left, lambda: say(wait))
+        except BaseException:
+            # This process may live on: the other one sends what there is, and ends the run if that
+            # could not be written.
+            self._sender.let_go()
+            raise
         problems = list(self._final.problems)
         if self._sampler.failure:
             problems.append(f"the machine was not sampled to the end: {self._sampler.failure}")
         if reason := reason or "; ".join(self._final.held_back):
             problems.append(f"{self._left} ({reason}); '{self._sync_command}' sends them")
         return problems
+
+    def _end(self, status: str) -> None:
+        try:
+            self._say("end", status=status)
+        finally:
+            self._journal.close()
+            self._running.release()
 
     @property
     def mlflow_run_id(self) -> str | None:

@@ -7,8 +7,8 @@ augmentation are drawn from (seed, epoch), dropout from (seed, step).
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from imgclf.disk import write_whole, writing
 from imgclf.errors import ImgclfError
+from imgclf.training.json_values import read_values
 from imgclf.training.loop import EpochSums, TrainState
 
 KEPT = 2
@@ -34,17 +35,29 @@ class DamagedError(Exception):
 
 
 @dataclass(frozen=True)
+class Counters:
+    """What `TrainState` counts, the epoch in progress included, and its loss scaling."""
+
+    epoch: int
+    step: int
+    step_in_epoch: int
+    seconds: float
+    bad_steps: int
+    scaler: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """What a file holds.
 
     Attributes:
         tensors: weights, averaged weights and memory of the optimiser by name, on the CPU.
-        counters: epoch, step and what else `TrainState` counts.
+        counters: what else `TrainState` holds.
         progress: what the caller has added; JSON.
     """
 
     tensors: Mapping[str, Tensor]
-    counters: Mapping[str, Any]
+    counters: Counters
     progress: Mapping[str, Any]
 
     def group(self, prefix: str) -> dict[str, Tensor]:
@@ -86,14 +99,15 @@ def write_checkpoint(
         for prefix, group in groups.items()
         for name, tensor in group.items()
     }
-    counters = {
-        "epoch": state.epoch,
-        "step": state.step,
-        "step_in_epoch": state.sums.steps,
-        "seconds": state.sums.seconds,
-        "scaler": state.scaler.state_dict(),
-    }
-    entry = json.dumps({"counters": counters, "progress": dict(progress)})
+    counters = Counters(
+        epoch=state.epoch,
+        step=state.step,
+        step_in_epoch=state.sums.steps,
+        seconds=state.sums.seconds,
+        bad_steps=int(state.bad_steps),
+        scaler=state.scaler.state_dict(),
+    )
+    entry = json.dumps({"counters": asdict(counters), "progress": dict(progress)})
     content = save(tensors, {_ENTRY: entry})
     path = folder / f"step-{state.step:010}{_SUFFIX}"
     with writing("a checkpoint", folder):
@@ -104,10 +118,18 @@ def write_checkpoint(
     return path
 
 
-def is_finite(state: TrainState) -> bool:
-    """Tell whether all weights and batch statistics are numbers: else nothing can come of them."""
-    tensors = [t for t in state.model.state_dict().values() if t.is_floating_point()]
-    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+def is_finite(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether all weights, or what else is given, are numbers: else nothing comes of them."""
+    floating = [tensor for tensor in tensors if tensor.is_floating_point()]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in floating]).all())
+
+
+def does_not_fit(reason: str) -> ImgclfError:
+    """Return the error of a whole file that holds something else than what is to go on."""
+    return ImgclfError(
+        f"The checkpoint does not fit this run: {' '.join(reason.split())[:300]}",
+        "Resume with the version of imgclf that has written it.",
+    )
 
 
 def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
@@ -120,7 +142,7 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | 
         say: is told of a damaged one.
 
     Raises:
-        ImgclfError: there are some, and all are damaged.
+        ImgclfError: there are some, and all are damaged; or `read_checkpoint` raises it.
     """
     files = _files(folder)
     for path in reversed(files):
@@ -128,7 +150,8 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | 
             return read_checkpoint(path)
         except DamagedError as error:
             say(f"Note: the checkpoint '{path.name}' is damaged ({error}); it is put aside")
-            path.rename(path.with_name(path.name + ".damaged"))
+            with writing("the new name of a damaged checkpoint", path):
+                path.rename(path.with_name(path.name + ".damaged"))
     if files:
         raise ImgclfError(
             f"No checkpoint in '{folder}' can be used: all are damaged.",
@@ -142,11 +165,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         DamagedError: it is not as it was written.
+        ImgclfError: the disk does not give it, or another version has written it.
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise DamagedError(error.strerror or str(error)) from error
+    except OSError as error:  # the file may be as good as ever
+        raise ImgclfError(
+            f"Cannot read the checkpoint '{path}': {error.strerror or error}.",
+            "Resume the run once the disk can be read.",
+        ) from error
     body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != digest:
         raise DamagedError("its digest does not fit")
@@ -154,32 +181,58 @@ def read_checkpoint(path: Path) -> Checkpoint:
         # safetensors gives the metadata of files only: its header is JSON behind its length.
         length = int.from_bytes(body[:8], "little")
         entry = json.loads(json.loads(body[8 : 8 + length])["__metadata__"][_ENTRY])
-        return Checkpoint(load(body), entry["counters"], entry["progress"])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        tensors, counters, progress = load(body), entry["counters"], entry["progress"]
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"it is no checkpoint of imgclf: {error}") from error
+    try:
+        return Checkpoint(tensors, _read_counters(counters), progress)
+    except ValueError as error:
+        raise does_not_fit(f"its counters: {error}") from error
+
+
+def _read_counters(values: object) -> Counters:
+    counters = read_values(Counters, values)
+    if min(counters.epoch, counters.step, counters.step_in_epoch, counters.bad_steps) < 0:
+        raise ValueError("one is negative")
+    return counters
 
 
 def restore(state: TrainState, checkpoint: Checkpoint) -> None:
     """Bring a state that has just been started to where the checkpoint was taken.
 
     Raises:
-        ImgclfError: it belongs to another network or optimiser.
+        ImgclfError: it belongs to another network or optimiser; the state is then of no use.
     """
-    counters = checkpoint.counters
-    try:
-        state.model.load_state_dict(checkpoint.group("model"))
-        if state.averaged is not None:
-            state.averaged.load_state_dict(checkpoint.group("averaged"))
-        _restore_memory(state, checkpoint.group("optimizer"))
-        state.scaler.load_state_dict(counters["scaler"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise ImgclfError(
-            f"The checkpoint does not fit this network: {' '.join(str(error).split())[:300]}",
-            "Resume with the version of imgclf that has written it.",
-        ) from error
+    counters, weights = checkpoint.counters, state.model.state_dict()
+    averaged = {} if state.averaged is None else state.averaged.state_dict()
+    best = checkpoint.group("best")
+    _refuse_others("model", weights, checkpoint.group("model"))
+    _refuse_others("averaged", averaged, checkpoint.group("averaged"))
+    _refuse_others("best", weights if best else {}, best)
+    _refuse_others("sums", {"sums": state.sums.sums}, checkpoint.group("sums"))
+    if counters.scaler.keys() != state.scaler.state_dict().keys():
+        raise does_not_fit("its loss scaling is of another kind")
+    state.model.load_state_dict(checkpoint.group("model"))
+    if state.averaged is not None:
+        state.averaged.load_state_dict(checkpoint.group("averaged"))
+    _restore_memory(state, checkpoint.group("optimizer"))
+    state.scaler.load_state_dict(dict(counters.scaler))
     sums = checkpoint.tensors["sums.sums"].to(state.sums.sums.device)
-    state.sums = EpochSums(sums, counters["step_in_epoch"], counters["seconds"])
-    state.epoch, state.step = counters["epoch"], counters["step"]
+    state.sums = EpochSums(sums, counters.step_in_epoch, counters.seconds)
+    state.epoch, state.step = counters.epoch, counters.step
+    state.bad_steps.fill_(counters.bad_steps)
+
+
+def _refuse_others(group: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of other names, shapes or types."""
+    for name in sorted(expected.keys() | found.keys()):
+        here, there = _described(expected.get(name)), _described(found.get(name))
+        if here != there:
+            raise does_not_fit(f"{group}.{name} is {there} in it, and {here} here")
+
+
+def _described(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
 
 
 def _memory(state: TrainState) -> dict[str, Tensor]:
@@ -193,13 +246,22 @@ def _memory(state: TrainState) -> dict[str, Tensor]:
 
 
 def _restore_memory(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
-    memory: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        number, _, name = name.partition(".")
-        memory.setdefault(int(number), {})[name] = tensor
     optimizer = state.optimizer
+    parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
+    shapes = {str(number): weight.shape for number, weight in enumerate(parameters)}
+    memory: dict[int, dict[str, Tensor]] = {}
+    for full_name, tensor in tensors.items():
+        number, _, name = full_name.partition(".")
+        # Of all they remember, only the number of steps is one for the whole weight.
+        shape = torch.Size() if name == "step" else shapes.get(number)
+        if number not in shapes or tensor.shape != shape or not tensor.is_floating_point():
+            raise does_not_fit(f"optimizer.{full_name} is {_described(tensor)} in it")
+        memory.setdefault(int(number), {})[name] = tensor
     # Rates and decays come from the configuration.
     groups = optimizer.state_dict()["param_groups"]
+    for group in groups:
+        if len({frozenset(memory.get(number, ())) for number in group["params"]}) > 1:
+            raise does_not_fit("the optimiser's memory of some weights differs from that of others")
     optimizer.load_state_dict({"state": memory, "param_groups": groups})
     for parameter, remembered in optimizer.state.items():
         for name, value in remembered.items():

@@ -1,7 +1,8 @@
 """What to say when the numbers of a training run go wrong, and what may help."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +17,9 @@ _OUT_OF_MEMORY = re.compile(
 )
 # How torch says that a batch normalisation sees a single value of each channel.
 _SINGLE_VALUE = "Expected more than 1 value per channel"
-# Further from the mean than pixels from 0 to 255 ever lie where images differ at all.
-_EXTREME_INPUT = 50.0
 
 
-def step_error(error: RuntimeError | ValueError, config: TrainConfig) -> ImgclfError | None:
+def step_error(error: Exception, config: TrainConfig) -> ImgclfError | None:
     """Say in plain words what a step has failed of, where a person can mend it; else None.
 
     Args:
@@ -52,17 +51,11 @@ def out_of_memory_error(error: Exception, config: TrainConfig) -> ImgclfError | 
     Returns:
         what a person reads; None where memory was not what the step lacked.
     """
-    if not isinstance(error, torch.OutOfMemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+    if not _is_of_memory(error):
         return None
     size, text = config.batch_size, str(error)
     tried, capacity = _gib_after("allocate", text), _gib_after("total capacity of", text)
-    figures = [f"{tried:,.2f} GiB more were asked for"] if tried else []
-    figures += [f"the GPU has {capacity:,.2f} GiB"] if capacity else []
-    own, free = _gib_after("this process has", text), _gib_after("of which", text)
-    if tried and own and (others := capacity - free - own) > tried:
-        figures.append(f"other programs hold {others:,.2f} GiB of it")
-    message = f"A step of --batch-size {size} does not fit into memory"
-    message += f": {', '.join(figures)}." if figures else "."
+    message = f"A step of --batch-size {size} does not fit into memory{_memory_figures(text)}."
     if size == 1:
         return ImgclfError(
             message, "Choose a smaller --model or --image-size, or a device with more memory."
@@ -76,6 +69,44 @@ def out_of_memory_error(error: Exception, config: TrainConfig) -> ImgclfError | 
         f"--batch-size {fitting} --gradient-accumulation-steps {steps} may fit, and averages over"
         " as many images a step.",
     )
+
+
+@contextmanager
+def enough_memory_to(do: str) -> Iterator[None]:
+    """Say in plain words that memory was what a block lacked.
+
+    Args:
+        do: what the block does, such as ``evaluate 512 images at a time``.
+
+    Raises:
+        ImgclfError: there was not enough.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_of_memory(error):
+            raise
+        raise ImgclfError(
+            f"There is not enough memory to {do}{_memory_figures(str(error))}.",
+            "End other programs that use that memory, or take a device with more of it; a smaller"
+            " network (--model) or smaller images (--image-size) need less.",
+        ) from error
+
+
+def _is_of_memory(error: Exception) -> bool:
+    of_memory = torch.OutOfMemoryError, MemoryError
+    return isinstance(error, of_memory) or bool(_OUT_OF_MEMORY.search(str(error)))
+
+
+def _memory_figures(text: str) -> str:
+    """Return what torch's message says of sizes, behind a colon; empty where it says nothing."""
+    tried, capacity = _gib_after("allocate", text), _gib_after("total capacity of", text)
+    figures = [f"{tried:,.2f} GiB more were asked for"] if tried else []
+    figures += [f"the GPU has {capacity:,.2f} GiB"] if capacity else []
+    own, free = _gib_after("this process has", text), _gib_after("of which", text)
+    if tried and own and (others := capacity - free - own) > tried:
+        figures.append(f"other programs hold {others:,.2f} GiB of it")
+    return f": {', '.join(figures)}" if figures else ""
 
 
 def _gib_after(words: str, text: str) -> float:
@@ -94,8 +125,6 @@ class BadStep:
             its position in the data set.
         learning_rate: of the step.
         weights_are_finite: whether all weights were finite before the step; None: not looked at.
-        largest_input: the largest absolute value that the network read, in standard deviations of
-            the pixels; None: not looked at.
     """
 
     epoch: int
@@ -103,7 +132,6 @@ class BadStep:
     images: Sequence[str]
     learning_rate: float
     weights_are_finite: bool | None = None
-    largest_input: float | None = None
 
 
 def diverged_error(bad: BadStep, bad_steps: int, config: TrainConfig) -> ImgclfError:
@@ -135,12 +163,6 @@ def likely_causes(bad: BadStep, config: TrainConfig) -> list[str]:
         overflow = "fp16, which ends at 65,504: --precision bf16 or fp32"
         # Weights that have overflowed are the learning rate's doing: their updates are in fp32.
         causes.insert(0 if bad.weights_are_finite else 1, overflow)
-    if bad.largest_input is not None and bad.largest_input > _EXTREME_INPUT:
-        extreme = (
-            f"pixels {bad.largest_input:,.0f} standard deviations from the mean: almost all images"
-            " are of one colour; --normalization half, or look at the images above"
-        )
-        causes.insert(0 if bad.weights_are_finite else len(causes), extreme)
     if config.class_weights == "balanced":
         causes.append(
             "a class with very few images, whose loss counts many times: --class-weights none or"

@@ -152,6 +152,7 @@ def train_epochs(
         NonFiniteLossError: for more than ``config.max_bad_steps`` steps in a row, or to the end.
     """
     loss_of = create_loss(config, loader.class_counts)
+    statistics = _RunningStatistics(state.model)
     forward = compiled_forward(state.model) if config.compile else state.model
     for epoch in range(state.epoch + 1, config.epochs + 1):
         clock = _Clock(state.sums.seconds)
@@ -161,6 +162,7 @@ def train_epochs(
             seed_generator(compute.device, _step_seed(config.seed, state.step))
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate_at(state.step, loader.steps_per_epoch, config)
+            statistics.keep()
             state.optimizer.zero_grad()
             num_images = sum(map(len, batches))
             sums = []
@@ -172,6 +174,7 @@ def train_epochs(
                 state.scaler.scale(loss).backward(share)
                 sums.append(_sums(loss, logits, batch.labels))
             is_bad = _add(state, reduce(torch.add, sums), config.max_bad_steps)
+            statistics.put_back(is_bad)
             if config.gradient_clip_norm:
                 state.scaler.unscale_(state.optimizer)
                 clip_grad_norm_(state.model.parameters(), config.gradient_clip_norm)
@@ -233,6 +236,36 @@ def _step(state: TrainState, is_bad: Tensor) -> None:
         setattr(optimizer, "found_inf", is_bad.float())  # noqa: B010
     state.scaler.step(optimizer)
     state.scaler.update()
+
+
+class _RunningStatistics:
+    """What a forward pass changes in a network: the statistics of batch normalisation.
+
+    A step that is left out must leave them, too: an infinity would stay in them, and in their
+    average, for ever. They are copied and put back joined to one tensor, on the device: a few
+    operations, however many layers there are.
+
+    Args:
+        model: its floating-point buffers are meant; they stay the same tensors while it trains.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        self._sizes = [buffer.numel() for buffer in buffers]
+        # As they lie in memory, whatever their layout.
+        self._flat = [buffer.as_strided((buffer.numel(),), (1,)) for buffer in buffers]
+        self._kept = torch.empty(0)
+
+    def keep(self) -> None:
+        """Copy them as they are before a forward pass."""
+        if self._flat:
+            self._kept = torch.cat(self._flat)
+
+    def put_back(self, is_bad: Tensor) -> None:
+        """Undo what was done to them since then, where the flag on the device is true."""
+        if self._flat:
+            right = torch.where(is_bad, self._kept, torch.cat(self._flat))
+            torch._foreach_copy_(self._flat, right.split(self._sizes))
 
 
 class _Clock:

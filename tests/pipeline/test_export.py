@@ -14,6 +14,7 @@ import imgclf
 from imgclf.card import METADATA_KEY
 from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError, UsageError
+from imgclf.pipeline.export import _replace_folder
 from model_files import write_sealed
 from small_disk import files_up_to
 
@@ -103,6 +104,27 @@ def test_an_older_export_is_put_back_where_the_new_one_cannot_take_its_place(
         imgclf.export(trained.run_id, exports_dir=tmp_path)
     assert present.model.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+
+
+@pytest.mark.parametrize("rename", [1, 2])
+def test_ctrl_c_between_the_folders_leaves_a_whole_export(rename, tmp_path, monkeypatch):
+    """It comes when the old one is out of the way, or when the new one is in its place."""
+    built, target = tmp_path / "workspace" / "export", tmp_path / "digits"
+    for folder in (built, target):
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_text(folder.name)
+    really, calls = os.rename, []
+
+    def interrupted(source, destination):
+        really(source, destination)
+        calls.append(source)
+        if len(calls) == rename:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _replace_folder(built, target)
+    assert (target / "model.onnx").read_text() == ("digits" if rename == 1 else "export")
 
 
 def test_a_full_disk_is_told_and_the_older_export_stays(trained, tmp_path):

@@ -90,6 +90,30 @@ def test_samples_that_cannot_be_recorded_end_the_sampling_with_a_reason():
     assert sampler.failure == "the disk is full"
 
 
+def test_a_reading_that_hangs_holds_up_no_end_and_is_recorded_never(monkeypatch):
+    hanging, released = threading.Event(), threading.Event()
+
+    def hangs():
+        hanging.set()
+        released.wait()
+        raise RuntimeError("the driver has given up")
+
+    monkeypatch.setattr(psutil, "virtual_memory", hangs)
+    monkeypatch.setattr("imgclf.tracking.system._LONGEST_READING_SECONDS", 0.05)
+    recorder = Recorder()
+    sampler = SystemSampler(recorder)
+    sampler.start()
+    # The first look hangs already.
+    assert hanging.wait(timeout=30)
+    sampler.stop()
+    assert "too long" in sampler.failure
+    released.set()
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "imgclf-system")
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+    assert recorder.samples == []
+
+
 def test_the_memory_of_the_process_is_its_own(sample):
     kept = []
     samples = sample(meanwhile=lambda: kept.append(np.ones(300_000_000, np.uint8)))

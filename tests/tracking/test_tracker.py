@@ -14,12 +14,12 @@ from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError, UsageError
 from imgclf.tracking.destination import Destination
 from imgclf.tracking.identity import create_identity
-from imgclf.tracking.journal import FAILED, FINISHED, JOURNAL_FILE, Journal
+from imgclf.tracking.journal import FAILED, FINISHED, JOURNAL_FILE, Journal, read_records
 from imgclf.tracking.runs import list_runs
 from imgclf.tracking.sync import sync_runs
 from imgclf.tracking.tracker import Tracker
 from small_disk import files_up_to
-from tracking_server import holds_all
+from tracking_server import holds_all, is_sent, runs_of, wait_until
 
 
 @pytest.fixture
@@ -236,3 +236,20 @@ def test_the_runner_alone_chooses_the_experiment_of_its_run(tmp_path, monkeypatc
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     with pytest.raises(UsageError, match="in an experiment already"):
         imgclf.train(TrainConfig(epochs=1, experiment="mine", runs_dir=str(tmp_path)))
+
+
+def test_a_run_whose_end_does_not_fit_on_the_disk_is_ended_while_its_process_lives(
+    tracking_uri, workplace, tmp_path
+):
+    client = tracking_uri(f"sqlite:///{workplace}/mlflow.db")
+    identity = create_identity(tmp_path / "runs", "train", "", "full at the end")
+    folder = Path(identity.folder)
+    tracker = Tracker(identity, folder)
+    tracker.wait_until_open()
+    journal = folder / JOURNAL_FILE
+    with files_up_to(journal.stat().st_size), pytest.raises(ImgclfError, match="Cannot write"):
+        tracker.finish(FINISHED)
+    wait_until(lambda: is_sent(folder))
+    assert list(read_records(journal))[-1].content == {"status": "KILLED"}
+    (run,) = runs_of(client, folder)
+    assert run.info.status == "KILLED"

@@ -1,5 +1,7 @@
 """Small training runs that the tests of the loop share: real digits, small networks."""
 
+import math
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -83,3 +85,21 @@ class Frozen(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.calls += 1
         return self.layer(images.flatten(1).double() / 255)
+
+
+class WithBadSteps(nn.Module):
+    """Its logits are not finite in some of its calls, which count from 0.
+
+    With ``in_front``, its network itself is given what is not finite.
+    """
+
+    def __init__(self, network: nn.Module, bad: Container[int], in_front: bool = False) -> None:
+        super().__init__()
+        self.network, self.bad, self.in_front, self.calls = network, bad, in_front, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        factor = math.inf if self.calls in self.bad else 1.0
+        self.calls += 1
+        if self.in_front:
+            return self.network(images * factor)
+        return self.network(images) * factor

@@ -23,11 +23,18 @@ from imgclf.training.checkpoint import (
     restore,
     write_checkpoint,
 )
-from imgclf.training.loop import EpochEnd, TrainState, train_epochs
+from imgclf.training.loop import EpochEnd, NonFiniteLossError, TrainState, train_epochs
 from imgclf.training.schedules import schedule_names
 from imgclf.training.weights import weights_of
 from small_disk import files_up_to
-from small_training import FP32, Event, assert_same_weights, digits_cnn, loader_of
+from small_training import (
+    FP32,
+    Event,
+    WithBadSteps,
+    assert_same_weights,
+    digits_cnn,
+    loader_of,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -124,6 +131,25 @@ def test_images_and_learning_rates_go_on_where_a_run_was_stopped(
     assert len({rate for _, rate in whole}) > 1
 
 
+@pytest.mark.parametrize("stop", [8, 9, 10])
+@pytest.mark.faults
+def test_bad_steps_are_counted_on_where_a_run_was_stopped(stop: int, tmp_path: Path) -> None:
+    """From the eighth step on, of which three in a row are borne."""
+    config = TrainConfig.from_dict(COMMON | {"max_bad_steps": 3})
+    bad = set(range(7, 20))
+    first = TrainState.start(WithBadSteps(digits_cnn(config), bad), config, FP32)
+    loader = loader_of(config, 300)
+    list(train_epochs(first, loader, config, FP32, lambda: first.step == stop))
+    path = write_checkpoint(tmp_path, first, {}, {})
+
+    model = WithBadSteps(digits_cnn(config), {call - stop for call in bad})
+    second = TrainState.start(model, config, FP32)
+    restore(second, read_checkpoint(path))
+    with pytest.raises(NonFiniteLossError) as caught:
+        list(train_epochs(second, loader, config, FP32, lambda: second.step == 11))
+    assert (caught.value.step, caught.value.bad_steps) == (7, 4)
+
+
 def test_memory_of_the_optimiser_lies_as_the_weights_lie(tmp_path: Path) -> None:
     """Fused optimisers read both in the order of memory, whatever their strides say."""
     config = TrainConfig.from_dict(COMMON)
@@ -187,6 +213,31 @@ def test_a_damaged_one_is_put_aside_and_the_one_before_is_taken(tmp_path: Path) 
 
 
 @pytest.mark.faults
+def test_one_that_the_disk_does_not_give_stays_where_it_is(tmp_path: Path) -> None:
+    """It may be as good as ever. A folder is what no disk gives as a file."""
+    _, older, newer = write_three(tmp_path)
+    newer.unlink()
+    newer.mkdir()
+    with pytest.raises(ImgclfError, match="Cannot read the checkpoint") as caught:
+        newest_checkpoint(tmp_path, unheard)
+    assert "once the disk can be read" in caught.value.hint
+    assert sorted(tmp_path.iterdir()) == [older, newer]
+
+
+@pytest.mark.faults
+def test_one_of_another_version_is_refused_and_stays_where_it_is(tmp_path: Path) -> None:
+    """Such as one that does not count bad steps."""
+    path = write_checkpoint(tmp_path, started(TrainConfig()), {}, {})
+    content = path.read_bytes()[:-32]
+    other = content.replace(rb"\"bad_steps\": 0", rb"\"sad_steps\": 0")
+    assert other != content
+    path.write_bytes(sealed(other))
+    with pytest.raises(ImgclfError, match="does not fit"):
+        newest_checkpoint(tmp_path, unheard)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.faults
 def test_every_changed_byte_is_found(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, started(TrainConfig()), {}, {})
     content = bytearray(path.read_bytes())
@@ -211,6 +262,10 @@ class Payload:
         return os.mkdir, (str(self.path),)
 
 
+# Deeper than any parser goes.
+DEEP = b"[" * 100_000
+
+
 def sealed(content: bytes) -> bytes:
     return content + hashlib.sha256(content).digest()
 
@@ -222,6 +277,8 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
         planted,
         save({"model.a": torch.zeros(1)}, {"imgclf": planted.decode("latin-1")}),
         save({"model.a": torch.frombuffer(bytearray(planted), dtype=torch.uint8)}),
+        save({"model.a": torch.zeros(1)}, {"imgclf": "[" * 100_000}),
+        len(DEEP).to_bytes(8, "little") + DEEP,
     ):
         path.write_bytes(sealed(content))
         with pytest.raises(DamagedError):

@@ -2,13 +2,11 @@
 
 import itertools
 import math
-from collections.abc import Container
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from imgclf.config import TrainConfig
 from imgclf.training import loop
@@ -24,6 +22,7 @@ from small_training import (
     FP32,
     DoubleNetwork,
     Frozen,
+    WithBadSteps,
     copied,
     digits_cnn,
     loader_of,
@@ -140,29 +139,16 @@ def test_diverging_training_is_an_error_with_a_way_out(weight_decay: float) -> N
     assert "--learning-rate" in caught.value.hint
 
 
-class WithBadSteps(nn.Module):
-    """Its logits are not finite in some of its calls, which count from 0."""
-
-    def __init__(self, network: nn.Module, bad: Container[int]) -> None:
-        super().__init__()
-        self.network, self.bad, self.calls = network, bad, 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        factor = math.inf if self.calls in self.bad else 1.0
-        self.calls += 1
-        return self.network(images) * factor
-
-
-@pytest.mark.parametrize(
-    "options", [{"optimizer": name} for name in ("adam", "adamw", "sgd", "muon")]
-)
+@pytest.mark.parametrize("in_front", [False, True])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "muon"])
 @pytest.mark.faults
-def test_a_step_whose_loss_is_not_finite_leaves_the_weights_alone(
-    options: dict[str, Any],
+def test_a_step_whose_loss_is_not_finite_leaves_weights_and_statistics_alone(
+    optimizer: str, in_front: bool
 ) -> None:
     """Six steps; the first, the fourth and the fifth are bad ones."""
-    config = TrainConfig.from_dict({"epochs": 1, "batch_size": 50, "max_bad_steps": 2, **options})
-    model = WithBadSteps(DoubleNetwork(), {0, 3, 4})
+    values = {"epochs": 1, "batch_size": 50, "max_bad_steps": 2, "ema": True}
+    config = TrainConfig.from_dict(values | {"optimizer": optimizer})
+    model = WithBadSteps(DoubleNetwork(), {0, 3, 4}, in_front)
     state = TrainState.start(model, config, FP32)
     weights: list[dict[str, Tensor]] = [copied(model)]
 
@@ -175,12 +161,15 @@ def test_a_step_whose_loss_is_not_finite_leaves_the_weights_alone(
         for event in train_epochs(state, loader_of(config, 300), config, FP32, note)
         if isinstance(event, EpochEnd)
     )
-    for name, _ in model.named_parameters():
+    names = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
+    assert any(name.endswith("running_var") for name in names)
+    for name in names:
         changed = [not torch.equal(a[name], b[name]) for a, b in itertools.pairwise(weights)]
         assert changed == [False, True, True, False, False, True], name
     # The figures are those of the other steps.
     assert math.isfinite(end.loss)
-    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+    for network in (model, state.selected_model):
+        assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
 
 
 @pytest.mark.parametrize(("bad", "first"), [({7, 8, 9}, 7), ({5, 6, 7, 8}, 5), ({17}, 17)])
