@@ -11,6 +11,8 @@ from imgclf.disk import write_whole, writing
 from imgclf.errors import ImgclfError
 from small_disk import files_up_to, python_on_small_disk
 
+pytestmark = pytest.mark.faults
+
 REPLACE_ON_A_FULL_DISK = """
 import sys
 from pathlib import Path

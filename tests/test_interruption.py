@@ -9,6 +9,8 @@ import pytest
 
 from imgclf.interruption import interruptions
 
+pytestmark = pytest.mark.faults
+
 PROGRAM = """
 import signal, sys, time
 from imgclf.interruption import interruptions

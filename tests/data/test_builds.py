@@ -16,6 +16,8 @@ from imgclf.data.builds import building, list_builds, remove_abandoned
 from imgclf.data.cache import clear, list_entries
 from other_process import other_process
 
+pytestmark = pytest.mark.faults
+
 BUILDS_UNTIL_ITS_INPUT_ENDS = """
 import sys
 from pathlib import Path

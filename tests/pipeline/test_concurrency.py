@@ -26,6 +26,8 @@ from imgclf.verify import replay
 from model_files import write_sealed
 from tracking_server import TrackingServer, holds_all
 
+pytestmark = pytest.mark.faults
+
 EPOCHS = 4
 # What tells a person of a fault that is none of theirs.
 FAULTS = ("locked", "traceback", "integrityerror", "sqlalchemy", "not sent", "not recorded")

@@ -17,6 +17,8 @@ from imgclf.tracking.journal import FINISHED, JOURNAL_FILE, Journal
 from imgclf.tracking.outbox import Outbox
 from small_disk import python_on_small_disk
 
+pytestmark = pytest.mark.faults
+
 SENDS_TO_A_FULL_DISK = """
 import os, sys
 from pathlib import Path

@@ -11,6 +11,8 @@ from imgclf.tracking import exclusive as module
 from imgclf.tracking.exclusive import LockError, exclusive
 from other_process import other_process
 
+pytestmark = pytest.mark.faults
+
 HOLD = """
 import sys
 from imgclf.tracking.exclusive import exclusive
