@@ -249,7 +249,7 @@ def test_a_run_whose_end_does_not_fit_on_the_disk_is_ended_while_its_process_liv
     journal = folder / JOURNAL_FILE
     with files_up_to(journal.stat().st_size), pytest.raises(ImgclfError, match="Cannot write"):
         tracker.finish(FINISHED)
+    wait_until(lambda: list(read_records(journal))[-1].content == {"status": "KILLED"})
     wait_until(lambda: is_sent(folder))
-    assert list(read_records(journal))[-1].content == {"status": "KILLED"}
     (run,) = runs_of(client, folder)
     assert run.info.status == "KILLED"
