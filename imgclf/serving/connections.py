@@ -94,8 +94,8 @@ def bounded_connection(settings: ServerSettings) -> type[BoundedConnection]:
 class PlacedRoute(APIRoute):
     """A route for those clients alone that came when there was a place.
 
-    It asks before FastAPI looks at the request: a dependency would cost each of them more time
-    than the rest of what FastAPI does.
+    It asks before FastAPI looks at the request: a dependency would double what FastAPI does to
+    find a request's parameters.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:  # noqa: D102

@@ -57,6 +57,15 @@ def senders() -> list[psutil.Process]:
     ]
 
 
+def open_run(runs_dir: Path, experiment: str) -> tuple[Tracker, psutil.Process]:
+    """Begin a run that MLflow has opened; give the process that sends as well."""
+    identity = create_identity(runs_dir, "train", "", experiment)
+    tracker = Tracker(identity, Path(identity.folder))
+    tracker.wait_until_open()
+    (process,) = senders()
+    return tracker, process
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -152,10 +161,7 @@ def test_the_process_ends_when_the_one_that_started_it_is_killed(tmp_path: Path)
 
 @pytest.mark.faults
 def test_a_signal_to_all_processes_of_a_job_does_not_silence_the_run(workplace, tmp_path):
-    identity = create_identity(tmp_path, "train", "", "signalled")
-    tracker = Tracker(identity, Path(identity.folder))
-    tracker.wait_until_open()
-    (process,) = senders()
+    tracker, process = open_run(tmp_path, "signalled")
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(process.pid, number)
     assert tracker.finish(KILLED) == []
@@ -165,10 +171,7 @@ def test_a_signal_to_all_processes_of_a_job_does_not_silence_the_run(workplace, 
 @pytest.mark.faults
 def test_a_process_that_has_stopped_does_not_stop_training(workplace, tmp_path):
     """What it is told then goes into a pipe that nobody reads."""
-    identity = create_identity(tmp_path, "train", "", "stopped")
-    tracker = Tracker(identity, Path(identity.folder))
-    tracker.wait_until_open()
-    (process,) = senders()
+    tracker, process = open_run(tmp_path, "stopped")
     process.suspend()
     for step in range(1_000):
         tracker.metrics({"train/loss": 1.0}, step=step)
@@ -180,10 +183,7 @@ def test_a_process_that_has_stopped_does_not_stop_training(workplace, tmp_path):
 
 def begin_and_kill_the_sender(runs_dir: Path, experiment: str) -> Tracker:
     """Begin a run; its sender is gone after it has opened it."""
-    identity = create_identity(runs_dir, "train", "", experiment)
-    tracker = Tracker(identity, Path(identity.folder))
-    tracker.wait_until_open()
-    (process,) = senders()
+    tracker, process = open_run(runs_dir, experiment)
     process.kill()
     while process.is_running():
         time.sleep(0.01)
