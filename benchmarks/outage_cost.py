@@ -36,7 +36,7 @@ import requests
 from rounds import machine
 
 from imgclf import TrainConfig
-from imgclf.pipeline import train as pipeline
+from imgclf.pipeline.train import train
 from imgclf.tracking.tracker import Tracker
 
 WAYS = ("fine", "hangs", "killed", "absent")
@@ -112,8 +112,8 @@ class _Run:
 
         if self._way == "absent":
             self._server.kill()
-        with patch.object(pipeline, "Tracker", Timed):
-            result = pipeline.train(config)
+        with patch("imgclf.pipeline.run.Tracker", Timed):
+            result = train(config)
         assert not result.not_sent, result.not_sent
         return self.seconds
 

@@ -80,7 +80,7 @@ def _without(clock: _Clock) -> type[Any]:
         def metrics(self, values: Mapping[str, float], *_: Any, **__: Any) -> None:
             clock.end(values)
 
-        def finish(self, *_: Any) -> list[str]:
+        def finish(self, *_: Any, **__: Any) -> list[str]:
             return []
 
     return Silent
@@ -92,11 +92,11 @@ def _train(values: Mapping[str, Any], tracked: bool) -> float:
         from imgclf.tracking.sender import prepare_sender
 
         prepare_sender()
-    from imgclf.pipeline import train as pipeline
+    from imgclf.pipeline.train import train
 
     clock = _Clock()
-    with patch.object(pipeline, "Tracker", _with(clock) if tracked else _without(clock)):
-        result = pipeline.train(TrainConfig.from_dict(values))
+    with patch("imgclf.pipeline.run.Tracker", _with(clock) if tracked else _without(clock)):
+        result = train(TrainConfig.from_dict(values))
     assert not result.not_sent
     return clock.ended - clock.begun
 

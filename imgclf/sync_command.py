@@ -1,13 +1,10 @@
 """The command that sends what runs have left, and what other commands tell of dead runs."""
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-
-from imgclf.config import TrainConfig
 
 if TYPE_CHECKING:  # importing it takes a moment that help need not wait for
     from imgclf.tracking.sync import SyncResult
@@ -69,7 +66,7 @@ def end_dead_runs(runs_dir: str) -> None:
 
 def _describe(result: "SyncResult") -> str:
     """Return one line that says what became of a run."""
-    from imgclf.tracking.identity import shell_tracking_uri
+    from imgclf.tracking.identity import shell_tracking_uri, sync_command
 
     uri, said = result.sent.tracking_uri, []
     if result.is_running:
@@ -77,7 +74,7 @@ def _describe(result: "SyncResult") -> str:
     if result.other_host:
         said.append(
             f"has no end, was last in progress on host '{result.other_host}', and is left alone;"
-            f" if its process has ended: {_command_for_other_hosts(result.folder)}"
+            f" if its process has ended: {sync_command(result.folder, '--other-hosts')}"
         )
     if result.was_dead:
         said.append("its process was killed: ended as KILLED")
@@ -91,9 +88,3 @@ def _describe(result: "SyncResult") -> str:
         said.append("everything is sent")
     said += [f"refused for good: {problem}" for problem in result.sent.problems()]
     return f"{result.folder.name}  {'; '.join(said)}"
-
-
-def _command_for_other_hosts(folder: Path) -> str:
-    runs_dir = folder.parent
-    place = [] if runs_dir == Path(TrainConfig.runs_dir) else ["--runs-dir", str(runs_dir)]
-    return shlex.join(["imgclf", "sync", *place, "--other-hosts", folder.name])

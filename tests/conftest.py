@@ -25,6 +25,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes as well")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several test processes its share of the cores.
+
+    All would take as many threads as there are cores, and their threads wait for each other.
+    """
+    worker = getattr(config, "workerinput", None)
+    if worker is not None and hasattr(os, "sched_setaffinity"):
+        number = int(worker["workerid"].removeprefix("gw"))
+        share = sorted(os.sched_getaffinity(0))[number :: worker["workercount"]]
+        if share:
+            os.sched_setaffinity(0, share)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # Files that take minutes come first: of two processes one would wait for them at the end.
     items.sort(key=lambda item: item.path.name not in _LONG)

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shlex
 import sys
 import time
 from contextlib import suppress
@@ -145,6 +146,18 @@ def find_run_folder(runs_dir: Path, run_id: str) -> Path:
         if names
         else "Say with --runs-dir where the runs' folders are.",
     )
+
+
+def sync_command(folder: Path, *options: str) -> str:
+    """Return the command that sends what a run has left, as it can be typed in this folder.
+
+    Args:
+        folder: the run's local folder.
+        options: of ``imgclf sync``.
+    """
+    runs_dir = folder.parent
+    place = [] if runs_dir.resolve() == Path("runs").resolve() else ["--runs-dir", str(runs_dir)]
+    return shlex.join(["imgclf", "sync", *place, *options, folder.name])
 
 
 def shell_tracking_uri() -> str:

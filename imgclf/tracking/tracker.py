@@ -6,7 +6,6 @@ what the machine is doing meanwhile.
 """
 
 import platform
-import shlex
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from imgclf.errors import ImgclfError, printable
-from imgclf.tracking.identity import RunIdentity
+from imgclf.tracking.identity import RunIdentity, sync_command
 from imgclf.tracking.journal import JOURNAL_FILE, Journal, read_records
 from imgclf.tracking.running import hold_run
 from imgclf.tracking.said import Said
@@ -178,7 +177,7 @@ class Tracker:
         if self._sampler.failure:
             problems.append(f"the machine was not sampled to the end: {self._sampler.failure}")
         if reason := reason or "; ".join(self._final.held_back):
-            problems.append(f"{self._left} ({reason}); '{self._sync_command}' sends them")
+            problems.append(f"{self._left} ({reason}); '{sync_command(self._folder)}' sends them")
         return problems
 
     def _end(self, status: str) -> None:
@@ -213,12 +212,6 @@ class Tracker:
         return (
             f"{self._journal.length - self._delivery.delivered} of {self._journal.length} records"
         )
-
-    @property
-    def _sync_command(self) -> str:
-        runs_dir = self._folder.parent
-        place = [] if runs_dir == Path("runs").resolve() else ["--runs-dir", str(runs_dir)]
-        return shlex.join(["imgclf", "sync", *place, self._folder.name])
 
     def _say(self, kind: str, **content: Any) -> None:
         with self._order:
