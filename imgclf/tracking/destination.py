@@ -11,6 +11,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
 from imgclf.errors import ImgclfError
@@ -108,7 +109,11 @@ class Destination:
         """Tell whether a person may give a right, or a proxy find MLflow again, meanwhile.
 
         A right or an address that is wrong at first is told at once; after that it is waited for.
+        So is all that the library of an object store says, which raises errors of its own, or that
+        it is not installed.
         """
+        if kind == "artifact" and not isinstance(error, MlflowException | OSError | ImgclfError):
+            return True
         if kind == "run" and not self._was_away:
             return False
         return is_denied(error) or is_answered_by_another(error)

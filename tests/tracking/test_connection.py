@@ -3,9 +3,11 @@
 import os
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
@@ -73,8 +75,8 @@ def test_files_that_a_full_disk_does_not_take_are_held_back_told_and_sent_later(
     assert told.count("artifact: No space left on device in MLflow's store: make room") == 2
 
 
-def outbox_of_a_new_run(runs_dir: Path, *artifacts: str) -> Outbox:
-    identity = create_identity(runs_dir, "train", "", "")
+def outbox_of_a_new_run(runs_dir: Path, *artifacts: str, experiment: str = "") -> Outbox:
+    identity = create_identity(runs_dir, "train", "", experiment)
     journal = Journal.create(Path(identity.folder) / JOURNAL_FILE)
     journal.append("run", identity=identity.to_dict(), source="train.py", resumed=False)
     for path in artifacts:
@@ -92,6 +94,24 @@ def test_a_file_of_the_run_that_is_gone_is_refused_for_good(tmp_path, workplace)
             outbox.send_next()
     (problem,) = outbox.sent.problems()
     assert "gone.png" in problem
+
+
+@pytest.mark.skipif(find_spec("boto3") is not None, reason="S3 could be reached")
+def test_files_for_an_object_store_whose_library_is_not_installed_are_waited_for(
+    tmp_path, workplace
+):
+    MlflowClient().create_experiment("objects", artifact_location="s3://bucket/folder")
+    with outbox_of_a_new_run(tmp_path, "curves.png", experiment="objects") as outbox:
+        (folder,) = tmp_path.iterdir()
+        (folder / "curves.png").write_bytes(b"a picture")
+        outbox.send_next()
+        with pytest.raises(UnreachableError, match="boto3"):
+            outbox.send_next()
+        assert outbox.hold_back_next()
+        while outbox.refill():
+            outbox.send_next()
+    assert not outbox.sent.refused
+    assert ["boto3" in reason for reason in outbox.sent.held_back.values()] == [True]
 
 
 def test_the_file_store_is_refused_with_a_database_to_take_instead(tmp_path, monkeypatch):
