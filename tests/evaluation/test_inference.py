@@ -94,7 +94,8 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "sizes"), [(8, [512, 88]), (128, [512, 88]), (256, [128] * 4 + [88]), (512, [32] * 18 + [24])]
+    ("side", "sizes"),
+    [(8, [512, 88]), (128, [512, 88]), (256, [128] * 4 + [88]), (512, [32] * 18 + [24])],
 )
 def test_large_images_are_answered_few_at_a_time(side: int, sizes: list[int]) -> None:
     """Else a network that can be trained on them has no memory to be evaluated in."""
