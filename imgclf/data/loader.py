@@ -99,6 +99,12 @@ class TrainLoader:
         return len(self._steps)
 
     @property
+    def batch_size(self) -> int:
+        """Images in every batch of an epoch but the last."""
+        start, end = self._steps[0][0]
+        return end - start
+
+    @property
     def class_counts(self) -> Tensor:
         """Images of each class, int64 [classes], on the device."""
         return torch.bincount(self._labels, minlength=self._num_classes)

@@ -80,7 +80,9 @@ def test_an_epoch_shows_each_image_once_with_its_own_label(number: int, batch_si
 def test_no_batch_is_left_with_a_single_image(
     number: int, batch_size: int, sizes: list[int]
 ) -> None:
-    assert [len(batch) for batch in batches_of(loader_of(number, batch_size), 1)] == sizes
+    loader = loader_of(number, batch_size)
+    assert [len(batch) for batch in batches_of(loader, 1)] == sizes
+    assert loader.batch_size == sizes[0]
 
 
 def test_order_is_fixed_by_seed_and_epoch() -> None:
