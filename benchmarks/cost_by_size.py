@@ -12,8 +12,9 @@ random crops and flips; so many images are trained on, in as many epochs as that
 is the classifier on a tenth of the images. The rows take turns, every second round backwards; the
 second table divides each row's times by those of the first row in the same round.
 
-"own memory" is the highest that belongs to the process alone; mapped pages are beside it: the
-operating system takes them back when it needs them. "resident" is the process's peak, with them.
+"own memory" is the highest that belongs to the process alone, beside what it had before the
+preparation, which of "resident" is the images as they came; mapped pages are not in it: the
+operating system takes them back when it needs them. "resident" is the process's peak, with all.
 """
 
 import json

@@ -1,6 +1,7 @@
 """What every source of images becomes."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from imgclf.preprocess import centre_crop, to_array
 
 # The part of the split that an image was published in; FREE ones are dealt out.
 FREE, TRAIN, VAL, TEST = range(4)
+# Who goes through all images gathers so much of them at a time.
+_BYTES_AT_A_TIME = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -154,3 +157,12 @@ def content_digest(
         # "surrogatepass": file names that are not UTF-8 count as well.
         hasher.update(text.encode("utf-8", "surrogatepass") + b"\n")
     return hasher.hexdigest()
+
+
+def images_at_a_time(images: NDArray[np.uint8]) -> int:
+    """Return how many images to gather together, so that memory is bounded whatever their size.
+
+    Args:
+        images: uint8 [n, height, width, channels]; only its shape is used.
+    """
+    return max(1, _BYTES_AT_A_TIME // math.prod(images.shape[1:]))

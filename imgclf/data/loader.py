@@ -16,11 +16,11 @@ from torch import Tensor
 from imgclf.config import TrainConfig
 from imgclf.container import memory_within_limit
 from imgclf.data.augment import Augmentation, Draws
+from imgclf.data.dataset import images_at_a_time
 
 _Result = TypeVar("_Result")
 
 _BATCHES_AHEAD = 2
-_IMAGES_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,12 @@ class TrainLoader:
     def steps_per_epoch(self) -> int:
         """Steps of the optimiser in an epoch."""
         return len(self._steps)
+
+    @property
+    def batch_size(self) -> int:
+        """Images in every batch of an epoch but the last."""
+        start, end = self._steps[0][0]
+        return end - start
 
     @property
     def class_counts(self) -> Tensor:
@@ -182,8 +188,9 @@ class TrainLoader:
     def _pad_all(self) -> Tensor:
         """Bring the training images to the device, some at a time: they lie in memory once."""
         padded = torch.empty_like(self._shape_of_padded(), memory_format=torch.contiguous_format)
-        for start in range(0, self.num_images, _IMAGES_AT_A_TIME):
-            positions = self._positions[start : start + _IMAGES_AT_A_TIME]
+        together = images_at_a_time(self._images)
+        for start in range(0, self.num_images, together):
+            positions = self._positions[start : start + together]
             images = torch.from_numpy(self._images[positions]).to(self._device)
             padded[start : start + len(images)] = self._augmentation.pad(images)
         return padded

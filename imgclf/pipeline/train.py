@@ -12,7 +12,7 @@ import torch
 
 from imgclf.config import AUTO, TrainConfig
 from imgclf.data.augment import Augmentation
-from imgclf.data.dataset import ImageDataset
+from imgclf.data.dataset import ImageDataset, images_at_a_time
 from imgclf.data.scan import scan_dataset
 from imgclf.data.splits import Split
 from imgclf.errors import UsageError
@@ -35,7 +35,6 @@ from imgclf.tracking.identity import create_identity
 from imgclf.tracking.tracker import Tracker
 from imgclf.training.device import Compute, choose_compute
 
-_IMAGES_AT_A_TIME = 4096
 # Enough for the covariance of small patches: 2,000 images of 32x32.
 _WHITENING_PIXELS = 2000 * 32**2
 
@@ -183,8 +182,9 @@ def _normalization(
         return [0.0] * channels, [255.0] * channels
     assert kind == "dataset"
     counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(split.train), _IMAGES_AT_A_TIME):
-        images = dataset.inputs(split.train[start : start + _IMAGES_AT_A_TIME])
+    together = images_at_a_time(dataset.images)
+    for start in range(0, len(split.train), together):
+        images = dataset.inputs(split.train[start : start + together])
         for channel in range(channels):
             counts[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
     means, stds = [], []

@@ -34,21 +34,22 @@ def _line(numbers: Tensor) -> Tensor:
     return numbers.sin() + 1
 
 
-def compiled_forward(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return the model's forward pass, compiled when it is first called.
+def compiled_forward(model: nn.Module, batch_size: int) -> Callable[[Tensor], Tensor]:
+    """Return the model's forward pass, compiled when it is first called with such a batch.
 
     The model itself stays as it is: its evaluation, its weights' names and its copies know nothing
-    of this. Code is generated once, for the size of the first batch. A batch of another size, as
-    the last of an epoch may be, goes through the model itself: code for all sizes would have to be
-    generated beside the first, which takes longer than such batches ever do.
+    of this. Code is generated once, for one size of batches. A batch of another size, as the last
+    of an epoch may be, goes through the model itself: code for all sizes would have to be generated
+    beside the first, which takes longer than such batches ever do.
+
+    Args:
+        model: reads a batch of images.
+        batch_size: images in the batches that code is generated for.
     """
     # Dropout then draws what it draws without compiling.
     compiled = torch.compile(model, dynamic=False, options={"fallback_random": True})
-    size = 0
 
     def forward(images: Tensor) -> Tensor:
-        nonlocal size
-        size = size or len(images)
-        return compiled(images) if len(images) == size else model(images)
+        return compiled(images) if len(images) == batch_size else model(images)
 
     return forward

@@ -153,7 +153,7 @@ def train_epochs(
     """
     loss_of = create_loss(config, loader.class_counts)
     statistics = _RunningStatistics(state.model)
-    forward = compiled_forward(state.model) if config.compile else state.model
+    forward = compiled_forward(state.model, loader.batch_size) if config.compile else state.model
     for epoch in range(state.epoch + 1, config.epochs + 1):
         clock = _Clock(state.sums.seconds)
         state.model.train()

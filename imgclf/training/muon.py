@@ -95,9 +95,11 @@ def orthogonalised(matrix: Tensor) -> Tensor:
         matrix: floating point [m, n].
 
     Returns:
-        [m, n], of the same dtype; computed in bf16 on CUDA, which is exact enough and fast there.
+        [m, n], of the same dtype; computed in bf16 on GPUs that are built for it (compute
+        capability 8), where it is fast and exact enough, else in fp32.
     """
-    x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
+    in_bf16 = matrix.is_cuda and torch.cuda.get_device_capability(matrix.device)[0] >= 8
+    x = matrix.to(torch.bfloat16 if in_bf16 else torch.float32)
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
     x = x / (x.norm() + 1e-7)

@@ -1,5 +1,6 @@
 import gc
 import threading
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from imgclf.config import TrainConfig
+from imgclf.data import dataset as dataset_module
 from imgclf.data import loader as loader_module
 from imgclf.data.augment import Augmentation
+from imgclf.data.dataset import images_at_a_time
 from imgclf.data.loader import Batch, TrainLoader
 
 CPU = torch.device("cpu")
@@ -77,7 +80,9 @@ def test_an_epoch_shows_each_image_once_with_its_own_label(number: int, batch_si
 def test_no_batch_is_left_with_a_single_image(
     number: int, batch_size: int, sizes: list[int]
 ) -> None:
-    assert [len(batch) for batch in batches_of(loader_of(number, batch_size), 1)] == sizes
+    loader = loader_of(number, batch_size)
+    assert [len(batch) for batch in batches_of(loader, 1)] == sizes
+    assert loader.batch_size == sizes[0]
 
 
 def test_order_is_fixed_by_seed_and_epoch() -> None:
@@ -116,8 +121,12 @@ def test_batches_hold_the_epochs_augmented_pixels() -> None:
         assert batch.images.shape[1:] == (6, 6, 3)
 
 
-def test_more_images_than_are_brought_to_the_device_at_a_time_keep_their_places() -> None:
-    number = 2 * loader_module._IMAGES_AT_A_TIME + 3
+def test_more_images_than_are_brought_to_the_device_at_a_time_keep_their_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dataset_module, "_BYTES_AT_A_TIME", 8192)
+    number = 2 * images_at_a_time(numbered(1)) + 3
+    assert number == 8195
     chosen = np.random.default_rng(0).permutation(number)[: number - 5]
     labels = np.arange(number, dtype=np.int64)
     config = TrainConfig(batch_size=1000)
@@ -264,6 +273,21 @@ def test_half_of_what_a_container_leaves_is_the_limit(monkeypatch: pytest.Monkey
     monkeypatch.setattr(loader_module, "memory_within_limit", lambda _: 2 * 2**30)
     assert loader_module._fits(2**30, CPU)
     assert not loader_module._fits(2**30 + 1, CPU)
+
+
+def test_large_images_are_brought_to_the_device_a_few_at_a_time() -> None:
+    one = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    images, labels = np.broadcast_to(one, (64, 512, 512, 3)), np.zeros(64, np.int64)
+    plain = Augmentation(512, 512, False, 0, False)
+    tracemalloc.start()
+    try:
+        loader = TrainLoader(images, np.arange(64), labels, 1, plain, TrainConfig(), CPU, True)
+        # NumPy's memory: torch's, where all of them come to lie, does not count here.
+        assert tracemalloc.get_traced_memory()[1] < 16e6  # together they take 50 MB
+    finally:
+        tracemalloc.stop()
+    ((batch,),) = loader.epoch(1)
+    assert torch.equal(batch.images, torch.from_numpy(images.copy()))
 
 
 def test_an_epoch_that_is_left_early_leaves_no_thread_behind() -> None:

@@ -55,11 +55,14 @@ def test_batches_are_the_same_wherever_the_images_live(
 
 @needs_cuda
 @pytest.mark.parametrize("resident", [True, False])
-def test_batches_come_to_a_gpu_without_waiting_for_it(resident: bool) -> None:
+@pytest.mark.parametrize("options", [{}, EVERY_AUGMENTATION, {"random_resized_crop": 0.4}])
+def test_batches_come_to_a_gpu_without_waiting_for_it(
+    options: dict[str, Any], resident: bool
+) -> None:
     """From the second step of an epoch on; its tables are brought there before the first."""
-    images = np.random.default_rng(0).integers(0, 256, (4000, 8, 8, 1), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4000, 8, 8, 3), dtype=np.uint8)
     labels, positions = np.arange(4000, dtype=np.int64) % 5, np.arange(4000)
-    config = TrainConfig(batch_size=50, crop_padding=1, horizontal_flip=True)
+    config = TrainConfig.from_dict({"batch_size": 50, **options})
     augmentation = Augmentation.from_config(config, 8, 8)
     loader = TrainLoader(
         images, positions, labels, 5, augmentation, config, torch.device("cuda"), resident

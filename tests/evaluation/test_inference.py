@@ -91,3 +91,22 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
     # As float32, the images would take 491 MB.
     assert psutil.Process().memory_info().rss - before < 100e6
     np.testing.assert_allclose(logits, np.broadcast_to(logits[0], (40_000, 10)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("side", "sizes"),
+    [(8, [512, 88]), (128, [512, 88]), (256, [128] * 4 + [88]), (512, [32] * 18 + [24])],
+)
+def test_large_images_are_answered_few_at_a_time(side: int, sizes: list[int]) -> None:
+    """Else a network that can be trained on them has no memory to be evaluated in."""
+    seen: list[int] = []
+
+    class Noting(nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            seen.append(len(pixels))
+            return pixels[:, 0, 0].float()
+
+    pixel = np.array([1, 2, 3], np.uint8)
+    logits = predict_logits(Noting(), np.broadcast_to(pixel, (600, side, side, 3)), CPU)
+    np.testing.assert_array_equal(logits, np.broadcast_to(pixel, (600, 3)))
+    assert seen == sizes

@@ -2,8 +2,10 @@
 
 import json
 import time
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 import torch
@@ -12,7 +14,10 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 import imgclf
 from imgclf.config import TrainConfig
+from imgclf.data.dataset import from_arrays
+from imgclf.data.splits import split_dataset
 from imgclf.errors import ImgclfError, UsageError
+from imgclf.pipeline.train import create_model
 from imgclf.tracking.journal import JOURNAL_FILE, read_records
 from imgclf.tracking.tracker import Tracker
 
@@ -151,3 +156,21 @@ def test_a_folder_of_images_is_trained_exported_from_its_files_and_predicted(dig
     right = [Path(answer.image).parent.name == answer.label for answer in predictions]
     assert len(right) == 160
     assert sum(right) > 150
+
+
+def test_large_images_are_looked_over_for_their_mean_a_few_at_a_time():
+    images = np.random.default_rng(0).integers(0, 256, (128, 256, 256, 3), dtype=np.uint8)
+    labels = np.arange(128) % 2
+    dataset = from_arrays("noise", images, labels, ("a", "b"))
+    split = split_dataset(dataset, 0.0, 0.5, seed=0)
+    config = TrainConfig(model="small-cnn", norm_layer="batch", val_fraction=0.0)
+    tracemalloc.start()
+    try:
+        model = create_model(config, dataset, split)
+        # Gathered and counted all together, the 64 images would take 50 MB.
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+    pixels = images[split.train].reshape(-1, 3)
+    np.testing.assert_allclose(model.mean.flatten(), pixels.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(model.std.flatten(), pixels.std(axis=0), rtol=1e-6)

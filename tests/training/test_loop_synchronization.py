@@ -120,14 +120,18 @@ def test_thirty_steps_are_queued_without_waiting_for_any(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16])
 @pytest.mark.parametrize("options", SETTINGS)
 def test_a_gpu_is_not_waited_for(
-    options: dict[str, Any], resident: bool, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any],
+    precision: torch.dtype,
+    resident: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """CUDA itself refuses to be waited for, from the second step to the last but one."""
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_SNAPSHOTS", 3600.0)
     config = TrainConfig.from_dict({"epochs": 1, "batch_size": 10, **options})
-    compute = Compute(torch.device("cuda"), torch.float32, 1, "cuda")
+    compute = Compute(torch.device("cuda"), precision, 1, "cuda")
     state = TrainState.start(digits_cnn(config), config, compute)
     loader = loader_of(config, 300, compute.device, resident)
 
