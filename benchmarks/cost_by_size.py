@@ -121,11 +121,11 @@ def _measure_alone(path: Path, way: str, trained_images: int) -> dict[str, float
 def _print_tables(measured: Mapping[tuple[int, str], list[dict[str, float]]]) -> None:
     """Print what was measured in each round, by size and way; the first row is the reference."""
     print(
-        "| images | way | preparation, µs an image | epoch | steps | validation | own memory, MiB"
+        "| images | way | preparation, images/s | epoch | steps | validation | own memory, MiB"
         " | resident, MiB | pixels, MiB |\n" + "|---" * 9 + "|"
     )
     for (number, way), rounds in measured.items():
-        times = [spread([1e6 * one[name] for one in rounds], ".1f") for name in _TIMES]
+        times = [spread([1 / one[name] for one in rounds], ",.0f") for name in _TIMES]
         memory = [spread([one[name] for one in rounds], ",.0f") for name in ("own", "resident")]
         cells = [f"{number:,}", way, *times, *memory, f"{number * 3072 / 2**20:,.0f}"]
         print(f"| {' | '.join(cells)} |")
