@@ -126,7 +126,7 @@ def fit(
                 seconds = time.perf_counter() - epoch_start
                 if isinstance(event, Snapshot):
                     display.snapshot(event)
-                    if not event.bad_steps and (keeper.due() or interruption.requested()):
+                    if interruption.requested() or (keeper.due() and not event.bad_steps):
                         keeper.write(seconds)
                     continue
                 progress.pending = event

@@ -1,5 +1,7 @@
 """How training ends that does not come to its end, and what is left of it."""
 
+import itertools
+import math
 import re
 import signal
 from collections.abc import Callable
@@ -241,6 +243,27 @@ def test_a_run_that_is_stopped_before_its_first_checkpoint_goes_on_as_it_is_told
     client, run_id = MlflowClient(), result.mlflow_run_id or ""
     assert "samples.png" in [entry.path for entry in client.list_artifacts(run_id)]
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+@pytest.mark.faults
+def test_a_signal_among_bad_steps_costs_no_step_before_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four good steps, and a signal in the second of the bad ones."""
+    create, calls = train.create_model, itertools.count()
+
+    def with_bad_steps(*arguments: Any) -> ImageClassifier:
+        model = create(*arguments)
+        model.register_forward_hook(lambda *call: call[2] * (1 if next(calls) < 4 else math.inf))
+        return model
+
+    monkeypatch.setattr(train, "create_model", with_bad_steps)
+    on_call(monkeypatch, loop, "_step", terminate, number=6)
+    with pytest.raises(SystemExit):
+        imgclf.train(TrainConfig(epochs=1, runs_dir=str(tmp_path)))
+    checkpoint = newest_checkpoint(only_run(tmp_path) / "checkpoints", unheard)
+    assert checkpoint is not None
+    assert (checkpoint.counters.step, checkpoint.counters.bad_steps) == (6, 2)
 
 
 @pytest.mark.parametrize(
