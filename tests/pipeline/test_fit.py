@@ -108,6 +108,26 @@ def test_training_that_diverges_names_its_images_and_keeps_the_checkpoint_before
     assert all(tensor.isfinite().all() for tensor in weights if tensor.is_floating_point())
 
 
+@pytest.mark.faults
+def test_a_run_whose_last_step_loses_the_weights_does_not_finish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a loss that is finite, a gradient that is not."""
+    create = train.create_model
+
+    def with_lost_gradients(*arguments: Any) -> ImageClassifier:
+        model = create(*arguments)
+        for weight in model.parameters():
+            weight.register_hook(lambda gradient: gradient * math.nan)
+        return model
+
+    monkeypatch.setattr(train, "create_model", with_lost_gradients)
+    values = {"epochs": 1, "batch_size": 2000, "val_fraction": 0.0, "runs_dir": str(tmp_path)}
+    with pytest.raises(ImgclfError, match=r"weights of epoch 1, .* are not finite"):
+        imgclf.train(TrainConfig.from_dict(values))
+    assert how_it_ended(only_run(tmp_path)) == "FAILED"
+
+
 class Starved(nn.Module):
     """A network that finds no memory at one moment, where a GPU would say so."""
 
