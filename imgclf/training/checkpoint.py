@@ -73,7 +73,7 @@ class Checkpoint:
 def write_checkpoint(
     folder: Path, state: TrainState, best: Mapping[str, Tensor], progress: Mapping[str, Any]
 ) -> Path:
-    """Write a checkpoint, and remove all but the last two.
+    """Write a checkpoint, and remove all but the last two, and parts of others.
 
     It is written beside its place, brought to the disk and renamed: whatever happens meanwhile, the
     checkpoints before it stay as they are.
@@ -113,7 +113,8 @@ def write_checkpoint(
     with writing("a checkpoint", folder):
         folder.mkdir(exist_ok=True)
     write_whole(path, content + hashlib.sha256(content).digest(), "a checkpoint", _HINT)
-    for old in _files(folder)[:-KEPT]:
+    # A process that was killed while it wrote has left a part under a name that may not come again.
+    for old in (*_files(folder)[:-KEPT], *folder.glob("*.part")):
         old.unlink(missing_ok=True)
     return path
 

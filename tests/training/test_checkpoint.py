@@ -191,6 +191,13 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     assert found.progress == {"step": 300}
 
 
+@pytest.mark.faults
+def test_a_part_that_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "step-0000000007.safetensors.part").write_bytes(b"half of it")
+    _, older, newer = write_three(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [older, newer]
+
+
 def test_there_need_not_be_one(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path / "absent", unheard) is None
 
