@@ -24,6 +24,8 @@ from imgclf.training.loop import EpochSums, TrainState
 
 KEPT = 2
 _SUFFIX = ".safetensors"
+# Behind the name of one that was put aside.
+_DAMAGED = ".damaged"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 # safetensors' metadata maps text to text; this entry holds JSON.
 _ENTRY = "imgclf"
@@ -152,8 +154,9 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | 
         except DamagedError as error:
             say(f"Note: the checkpoint '{path.name}' is damaged ({error}); it is put aside")
             with writing("the new name of a damaged checkpoint", path):
-                path.rename(path.with_name(path.name + ".damaged"))
-    if files:
+                path.rename(path.with_name(path.name + _DAMAGED))
+    # Those that were put aside before count: a run that was refused must not begin anew.
+    if files or any(folder.glob(f"*{_DAMAGED}")):
         raise ImgclfError(
             f"No checkpoint in '{folder}' can be used: all are damaged.",
             "Restore the folder from a copy, or train again.",

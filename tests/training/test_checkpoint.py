@@ -215,8 +215,9 @@ def test_a_damaged_one_is_put_aside_and_the_one_before_is_taken(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == [older.name, newer.name + ".damaged"]
 
     older.write_bytes(b"")
-    with pytest.raises(ImgclfError, match="all are damaged"):
-        newest_checkpoint(tmp_path, heard.append)
+    for _ in range(2):  # nor does it begin anew when it is asked again
+        with pytest.raises(ImgclfError, match="all are damaged"):
+            newest_checkpoint(tmp_path, heard.append)
 
 
 @pytest.mark.faults
