@@ -10,6 +10,8 @@ from types import FrameType
 # A terminal sends Ctrl-C to all of its processes, and a runner passes it on as SIGTERM: MLflow's a
 # quarter of a second later, on a busy machine later still.
 _SECONDS_OF_ONE_WISH = 10.0
+# The shell's ``timeout`` sends its signal to the process and, right after, to its whole group.
+_SECONDS_OF_ONE_SIGNAL = 0.1
 
 
 class Interruption:
@@ -50,10 +52,18 @@ class Interruption:
         if not self._number:
             self._number, self._since = number, now
             self._raise_unless_waiting()
-        elif number == self._number or now - self._since > _SECONDS_OF_ONE_WISH:
+            return
+        is_same = number == self._number
+        if now - self._since > (_SECONDS_OF_ONE_SIGNAL if is_same else _SECONDS_OF_ONE_WISH):
             # Who asks twice does not want to wait.
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+
+
+def is_interrupted() -> bool:
+    """Tell, in any thread, whether a signal was heard inside `interruptions`."""
+    hearing = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return isinstance(hearing, Interruption) and hearing.requested()
 
 
 @contextmanager

@@ -26,16 +26,16 @@ def next_command(command: str, **values: str) -> str:
     return shlex.join([*own, command, *options])
 
 
-def resume_command(run: str, runs_dir: Path) -> str:
+def resume_command(run: str, runs_dir: Path, adopted: str = "") -> str:
     """Return the command that goes on with a run, as it can be typed.
 
     Args:
         run: imgclf's id of it.
         runs_dir: where its folder is.
+        adopted: MLflow's id of the run that the runner is to open; empty: that of this process.
     """
     elsewhere = {} if runs_dir == Path("runs").resolve() else {"runs-dir": shown_path(runs_dir)}
-    adopted = adopted_run()
-    if adopted:
+    if adopted := adopted or adopted_run():
         # Without its id, the runner would open another run.
         return _runner_command("--run-id", adopted, resume=adopted, **elsewhere)
     return next_command("train", resume=run, **elsewhere)

@@ -8,6 +8,7 @@ import time
 
 from imgclf.cli import main
 from imgclf.errors import ImgclfError
+from imgclf.interruption import is_interrupted
 from imgclf.tracking.identity import KIND_TAG, adopted_run
 
 
@@ -26,14 +27,16 @@ def run_step(command: str) -> None:
 def _end_with_runner() -> None:
     """Ask this process to end, as SIGTERM does, once the runner is gone.
 
-    A runner that is killed, or told alone to end, leaves the step that it runs behind.
+    A runner that is killed, or told alone to end, leaves the step that it runs behind. Where all of
+    its processes were told, the step has its signal already: a second one would end it at once.
     """
     runner = os.getppid()
 
     def watch() -> None:
         while os.getppid() == runner:
             time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not is_interrupted():
+            os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="imgclf-runner", daemon=True).start()
 

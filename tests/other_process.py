@@ -9,11 +9,11 @@ from pathlib import Path
 
 @contextmanager
 def other_process(
-    code: str, argument: "str | Path"
+    code: str, *arguments: "str | Path"
 ) -> "Iterator[tuple[subprocess.Popen[str], str]]":
     """Run code until the block is left; give its process, and the first line that it has said."""
     process = subprocess.Popen(
-        [sys.executable, "-c", code, argument],
+        [sys.executable, "-c", code, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -15,10 +15,6 @@ PROGRAM = """
 import signal, sys, time
 from imgclf.interruption import interruptions
 
-def raise_both(*numbers):
-    for number in numbers:
-        signal.raise_signal(number)
-
 outside = signal.getsignal(signal.SIGTERM)
 try:
     with interruptions() as interruption:
@@ -76,13 +72,30 @@ with interruption.held():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals end no process there")
-def test_asking_twice_leaves_at_once() -> None:
-    code, said = run("""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asking_twice_leaves_at_once(number: signal.Signals) -> None:
+    code, said = run(f"""
 with interruption.held():
-    raise_both(signal.SIGINT, signal.SIGINT)
+    signal.raise_signal(signal.{number.name})
+    time.sleep(0.2)
+    signal.raise_signal(signal.{number.name})
     print("after")
 """)
-    assert (code, said) == (-signal.SIGINT, "")
+    assert (code, said) == (-number, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals end no process there")
+def test_a_signal_that_is_sent_to_a_process_and_to_its_group_is_one() -> None:
+    """As by the shell's ``timeout``; a process that sleeps hears both."""
+    code, said = run("""
+clock = 100.0
+time.monotonic = lambda: clock
+with interruption.held():
+    for clock in (100.0, 100.001):
+        signal.raise_signal(signal.SIGTERM)
+    print("held", flush=True)
+""")
+    assert (code, said) == (143, "held\nrestored True\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals end no process there")
@@ -100,17 +113,6 @@ with interruption.held():
     print("after")
 """)
     assert (code, said) == (-signal.SIGTERM, "held\nheld\n")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals end no process there")
-def test_the_same_signal_is_a_second_wish_whenever_it_comes() -> None:
-    code, said = run("""
-time.monotonic = lambda: 100.0
-with interruption.held():
-    raise_both(signal.SIGTERM, signal.SIGTERM)
-    print("after")
-""")
-    assert (code, said) == (-signal.SIGTERM, "")
 
 
 def test_in_another_thread_nothing_is_heard() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -218,7 +219,7 @@ def test_a_run_goes_on_through_the_runner_in_its_own_run_alone(checkout):
 
     refused = mlflow_run(checkout, "--experiment-name", "goes on", *own[2:])
     assert refused.returncode != 0
-    assert f"mlflow run . {' '.join(own)}" in refused.stderr
+    assert re.search(rf"mlflow run \. .*{' '.join(own)}", refused.stderr)
     done = mlflow_run(checkout, *own)
     assert done.returncode == 0, done.stderr
     run = client.get_run(run.info.run_id)
@@ -230,23 +231,58 @@ def test_a_run_goes_on_through_the_runner_in_its_own_run_alone(checkout):
 STARTS_A_STEP = """
 import subprocess, sys
 
-step = "from mlflow_project.step import _end_with_runner; _end_with_runner(); import time;"
-step += "print('runs', flush=True); time.sleep(100)"
 process = subprocess.Popen(
-    [sys.executable, "-c", step], cwd=sys.argv[1], stdout=subprocess.PIPE
+    [sys.executable, "-c", sys.argv[2]], cwd=sys.argv[1], stdout=subprocess.PIPE
 )
 process.stdout.readline()
 print(process.pid, flush=True)
 sys.stdin.read()
 """
 
+SLEEPS = """
+import time
+from mlflow_project.step import _end_with_runner
+
+_end_with_runner()
+print("runs", flush=True)
+time.sleep(100)
+"""
+
+TAKES_ITS_TIME_TO_END = """
+import time
+from pathlib import Path
+from imgclf.interruption import interruptions
+from mlflow_project.step import _end_with_runner
+
+_end_with_runner()
+with interruptions() as interruption, interruption.held():
+    print("runs", flush=True)
+    while not interruption.requested():
+        time.sleep(0.1)
+    time.sleep(3)  # longer than it takes to see that the runner is gone
+    Path({witness!r}).touch()
+"""
+
 
 @pytest.mark.faults
 def test_a_step_does_not_outlive_its_runner():
-    with other_process(STARTS_A_STEP, ROOT) as (process, said):
+    with other_process(STARTS_A_STEP, ROOT, SLEEPS) as (process, said):
         step = psutil.Process(int(said))
         process.kill()
     assert psutil.wait_procs([step], timeout=60)[1] == []
+
+
+@pytest.mark.faults
+def test_a_step_that_was_asked_to_end_with_its_runner_is_not_asked_twice(tmp_path):
+    """As where a batch system signals all processes of a job."""
+    witness = tmp_path / "witness"
+    step_code = TAKES_ITS_TIME_TO_END.format(witness=str(witness))
+    with other_process(STARTS_A_STEP, ROOT, step_code) as (process, said):
+        step = psutil.Process(int(said))
+        step.terminate()
+        process.terminate()
+    assert psutil.wait_procs([step], timeout=60)[1] == []
+    assert witness.exists()
 
 
 @pytest.mark.slow

@@ -126,7 +126,7 @@ def fit(
                 seconds = time.perf_counter() - epoch_start
                 if isinstance(event, Snapshot):
                     display.snapshot(event)
-                    if not event.bad_steps and (keeper.due() or interruption.requested()):
+                    if interruption.requested() or (keeper.due() and not event.bad_steps):
                         keeper.write(seconds)
                     continue
                 progress.pending = event
@@ -158,7 +158,19 @@ def fit(
             if told := step_error(error, config):
                 raise told from error
             raise
+    _refuse_lost_weights(progress)
     return progress
+
+
+def _refuse_lost_weights(progress: Progress) -> None:
+    """Let no run finish with weights that are no numbers: its last step may have made them so."""
+    if progress.best and not is_finite(progress.best.values()):
+        raise ImgclfError(
+            f"The weights of epoch {progress.selection.best_epoch:,}, which were to be kept, are"
+            " not finite: a step at its end diverged.",
+            "Lower --learning-rate, raise --warmup-ratio, or limit gradients:"
+            " --gradient-clip-norm 1.",
+        )
 
 
 def _diverged(

@@ -10,6 +10,7 @@ from typing import Any
 from imgclf.config import AUTO, TrainConfig
 from imgclf.disk import write_whole
 from imgclf.errors import ImgclfError, UsageError
+from imgclf.next_command import resume_command
 from imgclf.pipeline.run import CHECKPOINTS, START
 from imgclf.tracking.identity import (
     DATASET_DIGEST_TAG,
@@ -145,7 +146,7 @@ def _adopted(identity: RunIdentity, folder: Path) -> RunIdentity:
         raise UsageError(
             f"'mlflow run' has opened a new, empty run; run {identity.run_id} must go on in its"
             " own.",
-            f"mlflow run . --run-id {own} -P resume={own}"
+            resume_command(identity.run_id, folder.resolve().parent, own)
             if own
             else f"imgclf train --resume {identity.run_id}",
         )

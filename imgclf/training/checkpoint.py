@@ -24,6 +24,8 @@ from imgclf.training.loop import EpochSums, TrainState
 
 KEPT = 2
 _SUFFIX = ".safetensors"
+# Behind the name of one that was put aside.
+_DAMAGED = ".damaged"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 # safetensors' metadata maps text to text; this entry holds JSON.
 _ENTRY = "imgclf"
@@ -73,7 +75,7 @@ class Checkpoint:
 def write_checkpoint(
     folder: Path, state: TrainState, best: Mapping[str, Tensor], progress: Mapping[str, Any]
 ) -> Path:
-    """Write a checkpoint, and remove all but the last two.
+    """Write a checkpoint, and remove all but the last two, and parts of others.
 
     It is written beside its place, brought to the disk and renamed: whatever happens meanwhile, the
     checkpoints before it stay as they are.
@@ -113,7 +115,8 @@ def write_checkpoint(
     with writing("a checkpoint", folder):
         folder.mkdir(exist_ok=True)
     write_whole(path, content + hashlib.sha256(content).digest(), "a checkpoint", _HINT)
-    for old in _files(folder)[:-KEPT]:
+    # A process that was killed while it wrote has left a part under a name that may not come again.
+    for old in (*_files(folder)[:-KEPT], *folder.glob("*.part")):
         old.unlink(missing_ok=True)
     return path
 
@@ -151,8 +154,9 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | 
         except DamagedError as error:
             say(f"Note: the checkpoint '{path.name}' is damaged ({error}); it is put aside")
             with writing("the new name of a damaged checkpoint", path):
-                path.rename(path.with_name(path.name + ".damaged"))
-    if files:
+                path.rename(path.with_name(path.name + _DAMAGED))
+    # Those that were put aside before count: a run that was refused must not begin anew.
+    if files or any(folder.glob(f"*{_DAMAGED}")):
         raise ImgclfError(
             f"No checkpoint in '{folder}' can be used: all are damaged.",
             "Restore the folder from a copy, or train again.",

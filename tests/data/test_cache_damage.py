@@ -15,6 +15,7 @@ SIZE = {"height": 16, "width": 16, "channels": 3, "resize_height": 20, "resize_w
 
 
 @pytest.mark.parametrize("damage", ["pixels", "images", "half"])
+@pytest.mark.faults
 def test_a_damaged_entry_is_built_again(damage, images, tmp_path):
     expected, _ = load(images, tmp_path / "cache")
     pixels = expected.pixels.copy()
@@ -109,6 +110,7 @@ print(len(list(cache.iterdir())))
 """
 
 
+@pytest.mark.faults
 def test_what_was_decoded_before_the_disk_was_full_is_still_read(images, tmp_path):
     (tmp_path / "disk").mkdir()
     folder = images[0].parent

@@ -173,6 +173,7 @@ def test_a_file_beside_the_person_is_not_taken_for_a_module(photos, tmp_path, tw
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.faults
 def test_processes_end_with_the_one_that_has_started_them(how, photos):
     process = start(photos, 20_000, start_new_session=True)
     assert process.stdout is not None

@@ -206,6 +206,7 @@ def test_names_that_are_not_utf8_are_written_as_python_shows_them(tmp_path: Path
     ]
 
 
+@pytest.mark.faults
 def test_a_full_disk_is_told_and_leaves_whole_files(tmp_path: Path) -> None:
     full = r"Cannot write the picture .*too large\. Up to .* are needed; .* are free"
     with files_up_to(10_000), pytest.raises(ImgclfError, match=full):

@@ -83,6 +83,7 @@ def strike(order: dict[str, Any]) -> None:
         time.sleep(order["seconds"])
         for number in order["signals"]:
             os.kill(os.getpid(), number)
+            time.sleep(0.2)  # two at once would be one
 
     if order["seconds"]:
         threading.Thread(target=send, daemon=True).start()

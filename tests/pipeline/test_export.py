@@ -86,6 +86,7 @@ def test_an_export_of_other_data_with_the_same_classes_is_not_replaced(trained, 
         imgclf.export(trained.run_id, exports_dir=tmp_path)
 
 
+@pytest.mark.faults
 def test_an_older_export_is_put_back_where_the_new_one_cannot_take_its_place(
     trained, tmp_path, monkeypatch
 ):
@@ -107,6 +108,7 @@ def test_an_older_export_is_put_back_where_the_new_one_cannot_take_its_place(
 
 
 @pytest.mark.parametrize("rename", [1, 2])
+@pytest.mark.faults
 def test_ctrl_c_between_the_folders_leaves_a_whole_export(rename, tmp_path, monkeypatch):
     """It comes when the old one is out of the way, or when the new one is in its place."""
     built, target = tmp_path / "workspace" / "export", tmp_path / "digits"
@@ -127,6 +129,7 @@ def test_ctrl_c_between_the_folders_leaves_a_whole_export(rename, tmp_path, monk
     assert (target / "model.onnx").read_text() == ("digits" if rename == 1 else "export")
 
 
+@pytest.mark.faults
 def test_a_full_disk_is_told_and_the_older_export_stays(trained, tmp_path):
     present = imgclf.export(trained.run_id, exports_dir=tmp_path)
     before = present.model.read_bytes()

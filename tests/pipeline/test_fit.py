@@ -1,5 +1,7 @@
 """How training ends that does not come to its end, and what is left of it."""
 
+import itertools
+import math
 import re
 import signal
 from collections.abc import Callable
@@ -104,6 +106,26 @@ def test_training_that_diverges_names_its_images_and_keeps_the_checkpoint_before
     assert checkpoint.counters.epoch == 1
     weights = checkpoint.group("model").values()
     assert all(tensor.isfinite().all() for tensor in weights if tensor.is_floating_point())
+
+
+@pytest.mark.faults
+def test_a_run_whose_last_step_loses_the_weights_does_not_finish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a loss that is finite, a gradient that is not."""
+    create = train.create_model
+
+    def with_lost_gradients(*arguments: Any) -> ImageClassifier:
+        model = create(*arguments)
+        for weight in model.parameters():
+            weight.register_hook(lambda gradient: gradient * math.nan)
+        return model
+
+    monkeypatch.setattr(train, "create_model", with_lost_gradients)
+    values = {"epochs": 1, "batch_size": 2000, "val_fraction": 0.0, "runs_dir": str(tmp_path)}
+    with pytest.raises(ImgclfError, match=r"weights of epoch 1, .* are not finite"):
+        imgclf.train(TrainConfig.from_dict(values))
+    assert how_it_ended(only_run(tmp_path)) == "FAILED"
 
 
 class Starved(nn.Module):
@@ -241,6 +263,30 @@ def test_a_run_that_is_stopped_before_its_first_checkpoint_goes_on_as_it_is_told
     client, run_id = MlflowClient(), result.mlflow_run_id or ""
     assert "samples.png" in [entry.path for entry in client.list_artifacts(run_id)]
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+@pytest.mark.faults
+def test_a_signal_among_bad_steps_costs_no_step_before_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four good steps, and a signal in the second of the bad ones."""
+    create, calls = train.create_model, itertools.count()
+
+    def infinite_from_the_fifth_on(_: nn.Module, __: Any, logits: Tensor) -> Tensor:
+        return logits * (1.0 if next(calls) < 4 else math.inf)
+
+    def with_bad_steps(*arguments: Any) -> ImageClassifier:
+        model = create(*arguments)
+        model.register_forward_hook(infinite_from_the_fifth_on)
+        return model
+
+    monkeypatch.setattr(train, "create_model", with_bad_steps)
+    on_call(monkeypatch, loop, "_step", terminate, number=6)
+    with pytest.raises(SystemExit):
+        imgclf.train(TrainConfig(epochs=1, runs_dir=str(tmp_path)))
+    checkpoint = newest_checkpoint(only_run(tmp_path) / "checkpoints", unheard)
+    assert checkpoint is not None
+    assert (checkpoint.counters.step, checkpoint.counters.bad_steps) == (6, 2)
 
 
 @pytest.mark.parametrize(

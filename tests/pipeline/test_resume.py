@@ -12,13 +12,14 @@ import pytest
 from mlflow import MlflowClient
 
 from faulty_proxy import ERROR, PASS, FaultyProxy
+from imgclf.config import TrainConfig
 from imgclf.errors import ImgclfError, UsageError
-from imgclf.pipeline.resume import find_interrupted
+from imgclf.pipeline.resume import find_interrupted, write_start
 from imgclf.tracking.identity import RUN_ID_TAG
 from imgclf.tracking.journal import FINISHED, JOURNAL_FILE, last_record, read_records, run_folders
-from imgclf.tracking.sent import read_sent
+from imgclf.tracking.sent import Sent, read_sent, write_sent
 from imgclf.tracking.sync import sync_runs
-from tracking_server import TrackingServer, wait_until
+from tracking_server import TrackingServer, wait_until, write_run
 from trainings import VALUES, Trainings
 
 pytestmark = pytest.mark.faults
@@ -220,6 +221,18 @@ def test_a_run_that_fails_or_is_asked_twice_to_end_is_over_at_once_and_goes_on(
     finished = in_mlflow(folder)
     finished["artifacts"].remove("traceback.txt")
     assert finished == in_mlflow(undisturbed)
+
+
+def test_a_second_run_of_the_runner_is_refused_with_a_command_that_finds_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_run(tmp_path, ended=False)
+    write_start(folder, TrainConfig(), {})
+    write_sent(folder, Sent(mlflow_run_id="abc"))
+    monkeypatch.setenv("MLFLOW_RUN_ID", "def")
+    with pytest.raises(UsageError, match="new, empty run") as caught:
+        find_interrupted("abc", tmp_path, {})
+    assert caught.value.hint.endswith(f"--run-id abc -P resume=abc -P runs-dir={tmp_path}")
 
 
 @pytest.mark.parametrize(

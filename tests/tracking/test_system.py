@@ -80,6 +80,7 @@ def test_samples_of_a_resumed_run_go_on_counting():
     assert steps == list(range(7, 7 + len(steps)))
 
 
+@pytest.mark.faults
 def test_samples_that_cannot_be_recorded_end_the_sampling_with_a_reason():
     def full_disk(*_: object) -> None:
         raise ImgclfError("the disk is full")
@@ -90,6 +91,7 @@ def test_samples_that_cannot_be_recorded_end_the_sampling_with_a_reason():
     assert sampler.failure == "the disk is full"
 
 
+@pytest.mark.faults
 def test_a_reading_that_hangs_holds_up_no_end_and_is_recorded_never(monkeypatch):
     hanging, released = threading.Event(), threading.Event()
 
@@ -124,6 +126,7 @@ def test_the_memory_of_the_process_is_its_own(sample):
     assert after == pytest.approx(psutil.Process().memory_info().rss / 1e6, rel=0.2)
 
 
+@pytest.mark.faults
 def test_a_broken_reading_takes_no_other_with_it(sample, monkeypatch):
     def broken():
         raise RuntimeError("no /proc/meminfo here")
