@@ -12,12 +12,17 @@ from types import FrameType
 _SECONDS_OF_ONE_WISH = 10.0
 # The shell's ``timeout`` sends its signal to the process and, right after, to its whole group.
 _SECONDS_OF_ONE_SIGNAL = 0.1
+# Of a terminal that is closed; Windows has none. The shell in it may send another one, later.
+_HANGUP = getattr(signal, "SIGHUP", None)
+# What asks a process to end, and can be heard.
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([_HANGUP] if _HANGUP else []))
 
 
 class Interruption:
-    """The first SIGINT or SIGTERM, and whether it is raised at once or waits to be asked for.
+    """The first signal, and whether it is raised at once or waits to be asked for.
 
-    It is raised as `KeyboardInterrupt` or ``SystemExit(143)``, as Python and the shell have it.
+    SIGINT is raised as `KeyboardInterrupt`; others as `SystemExit` with the shell's code: 143 for
+    SIGTERM, 129 for SIGHUP.
     """
 
     def __init__(self) -> None:
@@ -45,7 +50,8 @@ class Interruption:
 
     def _raise_unless_waiting(self) -> None:
         if self._number and not self._waits:
-            raise KeyboardInterrupt if self._number == signal.SIGINT else SystemExit(143)
+            is_interrupt = self._number == signal.SIGINT
+            raise KeyboardInterrupt if is_interrupt else SystemExit(128 + self._number)
 
     def _hear(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
@@ -53,8 +59,9 @@ class Interruption:
             self._number, self._since = number, now
             self._raise_unless_waiting()
             return
-        is_same = number == self._number
-        if now - self._since > (_SECONDS_OF_ONE_SIGNAL if is_same else _SECONDS_OF_ONE_WISH):
+        is_asked_again = number == self._number != _HANGUP
+        one_wish = _SECONDS_OF_ONE_SIGNAL if is_asked_again else _SECONDS_OF_ONE_WISH
+        if now - self._since > one_wish:
             # Who asks twice does not want to wait.
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
@@ -68,16 +75,20 @@ def is_interrupted() -> bool:
 
 @contextmanager
 def interruptions() -> Iterator[Interruption]:
-    """Hear SIGINT and SIGTERM inside, in place of whoever hears them outside.
+    """Hear SIGINT, SIGTERM and SIGHUP inside, in place of whoever hears them outside.
 
-    In another thread than the main one, nothing is heard: Python allows it there alone.
+    SIGHUP stays ignored where ``nohup`` has it ignored, and with whoever else hears it. In another
+    thread than the main one, nothing is heard: Python allows it there alone.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, interruption._hear) for number in numbers}
+    before = {
+        number: signal.signal(number, interruption._hear)
+        for number in END_SIGNALS
+        if number != _HANGUP or signal.getsignal(number) == signal.SIG_DFL
+    }
     try:
         yield interruption
     finally:

@@ -24,7 +24,7 @@ from imgclf.sync_command import end_dead_runs
 def train(save_recipe: str | None, resume: str | None, **given: Any) -> None:
     """Train a classifier and record the run in MLflow.
 
-    SIGINT and SIGTERM end it between two steps, with a checkpoint.
+    SIGINT, SIGTERM and SIGHUP end it between two steps, with a checkpoint.
 
     \b
     Examples:

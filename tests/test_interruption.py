@@ -23,6 +23,8 @@ finally:
     print("restored", signal.getsignal(signal.SIGTERM) == outside, flush=True)
 """
 
+HANGS_UP = "signal.raise_signal(signal.SIGHUP); print('still here')"
+
 
 def run(body: str) -> tuple[int, str]:
     indented = "\n".join(f"        {line}" for line in body.strip().splitlines())
@@ -96,6 +98,31 @@ with interruption.held():
     print("held", flush=True)
 """)
     assert (code, said) == (143, "held\nrestored True\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no terminals to close there")
+def test_a_terminal_that_is_closed_ends_as_a_signal_does_however_often_it_is_told() -> None:
+    """By the kernel, then by the shell."""
+    code, said = run("""
+clock = 100.0
+time.monotonic = lambda: clock
+with interruption.held():
+    for clock in (100.0, 100.001, 102.0):
+        signal.raise_signal(signal.SIGHUP)
+    print("held", flush=True)
+""")
+    assert (code, said) == (129, "held\nrestored True\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no terminals to close there")
+def test_what_nohup_has_ignored_stays_ignored() -> None:
+    done = subprocess.run(
+        ["nohup", sys.executable, "-c", PROGRAM.format(body="        " + HANGS_UP)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "still here\nrestored True\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals end no process there")

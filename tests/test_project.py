@@ -1,12 +1,15 @@
 """The project as ``mlflow run`` sees it: real runner, real processes, a checkout of its own."""
 
+import fcntl
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import psutil
@@ -188,6 +191,32 @@ def test_a_stopped_training_is_recorded_as_killed_and_goes_on_where_it_was(tmp_p
     samples = client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
     numbers = [point.step for point in samples]
     assert numbers == list(range(len(numbers)))
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_training_whose_terminal_is_closed_is_recorded_as_killed(tmp_path):
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "imgclf", "train", "--epochs", "10000"],
+        cwd=tmp_path,
+        env=without_mlflow(),
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(its)
+    said = b""
+    while b"2/10000" not in said:
+        said += os.read(ours, 10_000)
+    os.close(ours)
+    assert process.wait(timeout=10) == 129
+    assert list(tmp_path.glob("runs/*/checkpoints/*.safetensors"))
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs(["0"])
+    assert run.info.status == "KILLED"
 
 
 @pytest.mark.slow

@@ -68,8 +68,8 @@ class TrainResult:
 def train(config: TrainConfig | None = None) -> TrainResult:
     """Train a classifier, and record the whole run in MLflow and in its local folder.
 
-    SIGINT and SIGTERM end it between two steps, with a checkpoint: as `KeyboardInterrupt` and
-    ``SystemExit(143)``, once MLflow is told.
+    SIGINT, SIGTERM and SIGHUP end it between two steps, with a checkpoint: as `KeyboardInterrupt`
+    and `SystemExit` (143 and 129), once MLflow is told.
 
     Args:
         config: the run's parameters; None for the defaults.

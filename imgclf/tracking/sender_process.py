@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from imgclf.errors import ImgclfError
+from imgclf.interruption import END_SIGNALS
 from imgclf.tracking import brief_requests
 from imgclf.tracking.running import end_dead_run, is_running
 from imgclf.tracking.sender import Delivery
@@ -44,7 +45,7 @@ _DYING_SECONDS = 2.0
 def main() -> None:
     """Deliver run after run until the input ends."""
     # Who ends the run tells of it through here; a batch system signals all processes of a job.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in END_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     # What a library prints must not get between the answers.

@@ -162,7 +162,7 @@ def test_the_process_ends_when_the_one_that_started_it_is_killed(tmp_path: Path)
 @pytest.mark.faults
 def test_a_signal_to_all_processes_of_a_job_does_not_silence_the_run(workplace, tmp_path):
     tracker, process = open_run(tmp_path, "signalled")
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         os.kill(process.pid, number)
     assert tracker.finish(KILLED) == []
     assert MlflowClient().get_run(tracker.mlflow_run_id or "").info.status == "KILLED"
