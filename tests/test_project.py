@@ -56,57 +56,79 @@ def runs_of_kind(client: MlflowClient, kind: str) -> list[Run]:
     return list(client.search_runs(["0"], f"tags.`imgclf.kind` = '{kind}'"))
 
 
-def test_train_export_predict_and_evaluate_through_the_runner(checkout):
-    done = mlflow_run(
-        checkout,
-        "-P",
-        "epochs=2",
-        "-P",
-        "batch_size=32",
-        "-P",
-        "run_name=two words",
-        "-P",
-        "ema=true",
-    )
-    assert done.returncode == 0, done.stderr
-    client = MlflowClient(tracking_uri=f"sqlite:///{checkout}/mlflow.db")
-    (run,) = client.search_runs(["0"])
-    assert run.info.status == "FINISHED"
-    assert run.info.run_name == "two words"
-    assert run.data.tags["imgclf.kind"] == "train"
-    assert run.data.params["batch_size"] == "32"
-    assert run.data.params["optimizer"] == "adamw", "what was not given is logged as well"
-    (config_path,) = checkout.glob("runs/*/model/config.json")
-    config = json.loads(config_path.read_text())
-    assert (config["epochs"], config["batch_size"], config["ema"]) == (2, 32, True)
-    run_id = run.data.tags["imgclf.run_id"]
-    assert f"export --run {run_id}" in done.stdout
+@pytest.fixture(scope="module")
+def client(checkout: Path) -> MlflowClient:
+    return MlflowClient(tracking_uri=f"sqlite:///{checkout}/mlflow.db")
 
+
+@pytest.fixture(scope="module")
+def training(checkout: Path) -> str:
+    """What a training through the runner has printed."""
+    options = ("epochs=2", "batch_size=32", "run_name=two words", "ema=true")
+    done = mlflow_run(checkout, *(part for option in options for part in ("-P", option)))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(training: str, client: MlflowClient) -> Run:
+    """Its run, the runner's own and the only one, as it ended."""
+    (run,) = client.search_runs(["0"])
+    return run
+
+
+@pytest.fixture(scope="module")
+def exported(checkout: Path, trained: Run) -> Path:
+    """The folder of its export through the runner."""
     done = mlflow_run(checkout, "-e", "export")
     assert done.returncode == 0, done.stderr
-    (opened,) = runs_of_kind(client, "export")
-    assert opened.data.tags["imgclf.training_run"] == run.info.run_id
-    assert "export/max_scaled_difference" not in opened.data.metrics
-    trained = client.get_run(run.info.run_id)
-    assert trained.data.metrics["export/top1_agreement"] == 1
+    return checkout / "exports" / "digits"
+
+
+def test_a_training_through_the_runner_is_recorded_with_all_options(checkout, training, trained):
     assert trained.info.status == "FINISHED"
-    assert trained.info.end_time == run.info.end_time, "an export does not reopen the run"
+    assert trained.info.run_name == "two words"
+    assert trained.data.tags["imgclf.kind"] == "train"
+    assert trained.data.params["batch_size"] == "32"
+    assert trained.data.params["optimizer"] == "adamw", "what was not given is logged as well"
+    run_id = trained.data.tags["imgclf.run_id"]
+    config = json.loads((checkout / "runs" / run_id / "model" / "config.json").read_text())
+    assert (config["epochs"], config["batch_size"], config["ema"]) == (2, 32, True)
+    assert f"export --run {run_id}" in training
+
+
+def test_an_export_through_the_runner_has_a_run_of_its_own(client, trained, exported):
+    assert (exported / "model.onnx").exists()
+    (opened,) = runs_of_kind(client, "export")
+    assert opened.data.tags["imgclf.training_run"] == trained.info.run_id
+    assert "export/max_scaled_difference" not in opened.data.metrics
+    run = client.get_run(trained.info.run_id)
+    assert run.data.metrics["export/top1_agreement"] == 1
+    assert run.info.status == "FINISHED"
+    assert run.info.end_time == trained.info.end_time, "an export does not reopen the run"
     champion = client.get_model_version_by_alias("imgclf-digits", "champion")
     assert champion.run_id == run.info.run_id
 
-    image = checkout / "exports" / "digits" / "example.png"
+
+@pytest.mark.slow
+def test_the_champion_answers_through_the_runner(checkout, exported):
+    image = exported / "example.png"
     parameters = ("-P", "model=models:/imgclf-digits@champion", "-P", f"image={image}")
     done = mlflow_run(checkout, "-e", "predict", *parameters)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{image}: ")
 
-    parameters = ("-P", f"run={run_id}", "-P", "dataset=digits", "-P", "split=test")
-    parameters += ("-P", "tta=shift")
-    done = mlflow_run(checkout, "-e", "evaluate", *parameters)
+
+@pytest.mark.slow
+def test_an_evaluation_through_the_runner_has_a_run_of_its_own(checkout, client, trained):
+    run_id = trained.data.tags["imgclf.run_id"]
+    options = (f"run={run_id}", "dataset=digits", "split=test", "tta=shift")
+    given = [part for option in options for part in ("-P", option)]
+    done = mlflow_run(checkout, "-e", "evaluate", *given)
     assert done.returncode == 0, done.stderr
     (opened,) = runs_of_kind(client, "evaluate")
     assert opened.info.status == "FINISHED"
-    assert opened.data.tags["imgclf.training_run"] == run.info.run_id
+    assert opened.data.tags["imgclf.training_run"] == trained.info.run_id
     assert opened.data.params["split"] == "test"
     assert opened.data.params["tta"] == "shift"
     assert "with test-time augmentation: shift" in done.stdout
