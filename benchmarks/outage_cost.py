@@ -37,7 +37,7 @@ import click
 import numpy as np
 import psutil
 import requests
-from rounds import machine, ratios, spread
+from rounds import machine, orders, ratios, spread
 
 from imgclf import TrainConfig
 from imgclf.pipeline.train import train
@@ -102,7 +102,7 @@ class _Run:
         self._sender_begun = self.sender_cpu_seconds = 0.0
         self._epochs = 0
 
-    def train(self, config: TrainConfig) -> "_Run":
+    def train(self, config: TrainConfig) -> None:
         """Train."""
         run = self
 
@@ -121,7 +121,6 @@ class _Run:
         with patch("imgclf.pipeline.run.Tracker", Timed):
             result = train(config)
         assert not result.not_sent, result.not_sent
-        return self
 
     def _after_epoch(self, epochs: int) -> None:
         self._epochs += 1
@@ -167,10 +166,12 @@ def main(data_dir: str, dataset: str, epochs: int, threads: int, repeats: int) -
         _Run(server, "fine").train(TrainConfig.from_dict({**values, "epochs": 1}))  # warms up
         config = TrainConfig.from_dict({**values, "epochs": epochs})
         runs: dict[str, list[_Run]] = {way: [] for way in WAYS}
-        for number in range(repeats):
-            for way in WAYS[:: -1 if number % 2 else 1]:
-                runs[way].append(_Run(server, way).train(config))
-                print(f"{way}: {runs[way][-1].seconds:.1f} s", flush=True)
+        for order in orders(WAYS, repeats):
+            for way in order:
+                run = _Run(server, way)
+                run.train(config)
+                runs[way].append(run)
+                print(f"{way}: {run.seconds:.1f} s", flush=True)
         server.kill()
     _print_table(runs)
     print(f"\n{machine()}; {repeats} rounds of {epochs} epochs")

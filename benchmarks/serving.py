@@ -43,7 +43,7 @@ import numpy as np
 import onnxruntime
 import psutil
 from http_clients import Clients, Load, Target, ask_for_each
-from rounds import machine
+from rounds import machine, orders
 from served_models import SERVED, Served, write_jpegs, write_model
 
 from imgclf.card import ModelCard, Preprocessing
@@ -240,9 +240,9 @@ def _compare(case: Case, ways: list[Server], clients: Clients, rounds: int, seco
             target = targets[way.name] = way.target(port, case.files)
             answered = [way.probability(answer) for answer in ask_for_each(target)]
             np.testing.assert_allclose(answered, bare.probabilities, atol=1e-4)
-        for number in range(rounds):
+        for order in orders(rows, rounds):
             first.loads.append(bare.load(seconds))
-            for row in rows[:: -1 if number % 2 else 1]:
+            for row in order:
                 row.loads.append(clients.ask(targets[row.name], row.clients, seconds))
     print(f"\n{case.served}\n")
     print("| way | clients | requests/s | p50, ms | p99, ms | client CPU, ms | start, s |")

@@ -132,7 +132,7 @@ def main(
         way, values = measure
         print(_train(json.loads(values), way == "with"))
         return
-    from rounds import machine
+    from rounds import machine, orders
 
     pairs = []
     data_dir = str(Path(data_dir).resolve()) if data_dir else ""
@@ -142,8 +142,7 @@ def main(
         values |= {"dataset": dataset, "threads": threads, "epochs": epochs}
         for tracked in (True, False):  # warms up, and creates the database
             _measure({**values, "epochs": 1}, tracked)
-        for number in range(repeats):
-            order = (True, False) if number % 2 else (False, True)
+        for order in orders((False, True), repeats):
             measured = {tracked: _measure(values, tracked) for tracked in order}
             pairs.append((measured[True], measured[False]))
     seconds = np.array(pairs)  # [pair, with or without, part]

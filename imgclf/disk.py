@@ -12,6 +12,8 @@ from imgclf.errors import ImgclfError
 # The disk is full, a quota is used up, or a file is larger than this process may write.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNITS = ("KiB", "MiB", "GiB")
+# Behind the name of a file that is being written, or whose writing was ended by force.
+UNFINISHED = ".part"
 
 
 @contextmanager
@@ -53,7 +55,7 @@ def write_whole(path: Path, content: bytes, what: str, hint: str = "") -> None:
     Raises:
         ImgclfError: it cannot be written; nothing has changed.
     """
-    unfinished = path.with_name(f"{path.name}.part")
+    unfinished = path.with_name(path.name + UNFINISHED)
     with writing(what, path, len(content), hint):
         # Of a write that was interrupted; a link there would lead the new one astray.
         unfinished.unlink(missing_ok=True)

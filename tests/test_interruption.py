@@ -23,12 +23,10 @@ finally:
     print("restored", signal.getsignal(signal.SIGTERM) == outside, flush=True)
 """
 
-HANGS_UP = "signal.raise_signal(signal.SIGHUP); print('still here')"
 
-
-def run(body: str) -> tuple[int, str]:
+def run(body: str, *launcher: str) -> tuple[int, str]:
     indented = "\n".join(f"        {line}" for line in body.strip().splitlines())
-    command = [sys.executable, "-c", PROGRAM.format(body=indented)]
+    command = [*launcher, sys.executable, "-c", PROGRAM.format(body=indented)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout
 
@@ -87,42 +85,31 @@ with interruption.held():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals end no process there")
-def test_a_signal_that_is_sent_to_a_process_and_to_its_group_is_one() -> None:
-    """As by the shell's ``timeout``; a process that sleeps hears both."""
-    code, said = run("""
+@pytest.mark.parametrize(
+    ("name", "moments", "exit_code"),
+    [("SIGTERM", (100.0, 100.001), 143), ("SIGHUP", (100.0, 100.001, 102.0), 129)],
+)
+def test_a_signal_that_others_repeat_is_one_wish(
+    name: str, moments: tuple[float, ...], exit_code: int
+) -> None:
+    """The shell's ``timeout`` sends to a process and to its group; of a closed terminal the kernel
+    tells, then the shell. A process that sleeps hears all of them.
+    """
+    code, said = run(f"""
 clock = 100.0
 time.monotonic = lambda: clock
 with interruption.held():
-    for clock in (100.0, 100.001):
-        signal.raise_signal(signal.SIGTERM)
+    for clock in {moments}:
+        signal.raise_signal(signal.{name})
     print("held", flush=True)
 """)
-    assert (code, said) == (143, "held\nrestored True\n")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no terminals to close there")
-def test_a_terminal_that_is_closed_ends_as_a_signal_does_however_often_it_is_told() -> None:
-    """By the kernel, then by the shell."""
-    code, said = run("""
-clock = 100.0
-time.monotonic = lambda: clock
-with interruption.held():
-    for clock in (100.0, 100.001, 102.0):
-        signal.raise_signal(signal.SIGHUP)
-    print("held", flush=True)
-""")
-    assert (code, said) == (129, "held\nrestored True\n")
+    assert (code, said) == (exit_code, "held\nrestored True\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no terminals to close there")
 def test_what_nohup_has_ignored_stays_ignored() -> None:
-    done = subprocess.run(
-        ["nohup", sys.executable, "-c", PROGRAM.format(body="        " + HANGS_UP)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "still here\nrestored True\n")
+    code, said = run("signal.raise_signal(signal.SIGHUP)\nprint('still here')", "nohup")
+    assert (code, said) == (0, "still here\nrestored True\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals end no process there")

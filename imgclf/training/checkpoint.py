@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from imgclf.disk import write_whole, writing
+from imgclf.disk import UNFINISHED, write_whole, writing
 from imgclf.errors import ImgclfError
 from imgclf.training.json_values import read_values
 from imgclf.training.loop import EpochSums, TrainState
@@ -116,7 +116,7 @@ def write_checkpoint(
         folder.mkdir(exist_ok=True)
     write_whole(path, content + hashlib.sha256(content).digest(), "a checkpoint", _HINT)
     # A process that was killed while it wrote has left a part under a name that may not come again.
-    for old in (*_files(folder)[:-KEPT], *folder.glob("*.part")):
+    for old in (*_files(folder)[:-KEPT], *folder.glob(f"*{UNFINISHED}")):
         old.unlink(missing_ok=True)
     return path
 
