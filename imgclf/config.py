@@ -280,8 +280,8 @@ class TrainConfig:
     device: str = _machine(AUTO, "Where to train.", choices=(AUTO, "cpu", "cuda", "mps"))
     precision: str = _machine(
         AUTO,
-        "Arithmetic of the forward pass; auto: bf16 or fp16 where the GPU is built for it, else"
-        " fp32.",
+        "Arithmetic of the forward pass; auto: bf16 or fp16 where the GPU or the CPU is built for"
+        " it, else fp32.",
         choices=(AUTO, "fp32", "bf16", "fp16"),
     )
     compile: bool = _machine(

@@ -80,8 +80,14 @@ def _recipe(summary: str, description: str, **values: Any) -> Recipe:
     return Recipe(summary, description, MappingProxyType(values))
 
 
-# What the published notebooks leave at their frameworks' defaults: no schedule, no decay.
-_PLAIN = {"schedule": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0, "epochs": 10}
+# What the published notebooks leave at their frameworks' defaults: no schedule, no decay, fp32.
+_PLAIN = {
+    "schedule": "constant",
+    "warmup_ratio": 0.0,
+    "weight_decay": 0.0,
+    "epochs": 10,
+    "precision": "fp32",
+}
 
 # How the whitened networks are trained: many parameters are said once.
 _SPEED = {
