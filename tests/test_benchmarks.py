@@ -53,6 +53,7 @@ SMALLEST = {
     "digits_accuracy": "--seeds 1",
     "folder_data": "{photos}/train --epochs 2 --rounds 1",
     "loop_efficiency": "--images 256 --repeats 1",
+    "precisions": "--rounds 1",
     "prediction": "--processes 1 --rounds 1 --seconds 0.01",
     "recipes": "{photos} --recipe cifar10-cnn --cifar10 {photos}/train --seeds 1 --tta flip",
     "serving": "--network mnist-cnn --seconds 0.5 --rounds 1 --without-mlflow",

@@ -1,5 +1,6 @@
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,12 +20,25 @@ def same_threads() -> Iterator[None]:
 
 
 @pytest.mark.skipif(HAS_GPU, reason="there is a GPU")
-def test_auto_is_the_cpu_in_fp32_where_there_is_nothing_else() -> None:
+def test_auto_is_the_cpu_where_there_is_nothing_else() -> None:
     compute = choose_compute(TrainConfig())
     assert compute.device == torch.device("cpu")
-    assert compute.precision is torch.float32
-    assert compute.precision_name == "fp32"
     assert compute.device_name
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="not Linux")
+def test_auto_on_a_cpu_is_bf16_where_linux_lists_instructions_for_it() -> None:
+    flags = Path("/proc/cpuinfo").read_text().split()
+    compute = choose_compute(TrainConfig(device="cpu"))
+    assert compute.precision_name == ("bf16" if "avx512_bf16" in flags else "fp32")
+
+
+@pytest.mark.parametrize(("there", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_on_a_cpu_is_what_the_cpu_is_built_for(
+    there: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: there)
+    assert choose_compute(TrainConfig(device="cpu")).precision is dtype
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
@@ -39,12 +53,12 @@ def test_device_that_is_not_there_is_an_error_that_lists_the_others(device: str)
 
 @pytest.mark.parametrize(
     ("precision", "dtype"),
-    [("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)],
+    [("fp32", torch.float32), ("bf16", torch.bfloat16)],
 )
 def test_precisions_of_the_cpu(precision: str, dtype: torch.dtype) -> None:
     compute = choose_compute(TrainConfig(device="cpu", precision=precision))
     assert compute.precision is dtype
-    assert compute.precision_name == precision.replace("auto", "fp32")
+    assert compute.precision_name == precision
 
 
 def test_fp16_is_refused_on_the_cpu() -> None:
