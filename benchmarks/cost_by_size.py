@@ -8,9 +8,10 @@ as the decoded images of a folder are, with batches gathered ahead of the step. 
 process that computes with one thread. "preparation" is what a run does with all images before its
 first step: digests, split, scan, normalisation, the loader. "epoch" draws an epoch's order and
 augmentation. "steps" are those of imgclf's training loop with a linear classifier, batches of 64,
-random crops and flips; so many images are trained on, in as many epochs as that takes. "validation"
-is the classifier on a tenth of the images. The rows take turns, every second round backwards; the
-second table divides each row's times by those of the first row in the same round.
+random crops and flips; so many images are trained on, in as many epochs as that takes, and an
+epoch's first step, which draws, is left out. "validation" is the classifier on a tenth of the
+images. The rows take turns, every second round backwards; the second table divides each row's times
+by those of the first row in the same round.
 
 "own memory" is the highest that belongs to the process alone, beside what it had before the
 preparation, which of "resident" is the images as they came; mapped pages are not in it: the
@@ -87,10 +88,18 @@ def _measure(images: NDArray[np.uint8], resident: bool, trained_images: int) -> 
     model = ImageClassifier(linear, mean, std)
     state = TrainState.start(model, config, compute)
     own = [_own_mib()]
+    begun, seconds, counted = 0.0, 0.0, 0
 
     def stop() -> bool:
+        nonlocal begun, seconds, counted
+        now = time.perf_counter()
+        # An epoch's first step has drawn its tables: that is the column before.
+        if state.sums.steps > 1:
+            seconds, counted = seconds + now - begun, counted + 1
+        begun = now
         if state.step % 100 == 0:
             own.append(_own_mib())
+            begun = time.perf_counter()
         return state.step * config.batch_size >= trained_images
 
     for _ in train_epochs(state, loader, config, compute, stop):
@@ -102,7 +111,7 @@ def _measure(images: NDArray[np.uint8], resident: bool, trained_images: int) -> 
     return {
         "preparation": (prepared - start) / number,
         "epoch": (drawn - prepared) / len(split.train),
-        "steps": (trained - drawn) / (state.step * config.batch_size),
+        "steps": seconds / (counted * config.batch_size),
         "validation": (validated - trained) / len(split.val),
         "own": max(own) - before,
         "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

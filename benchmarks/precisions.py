@@ -1,15 +1,17 @@
-"""What a training step takes in bf16 beside fp32, for each network.
+"""What a training step takes in bf16 beside fp32, for the networks of the recipes.
 
 Run:   python benchmarks/precisions.py [--device auto] [--rounds 5]
 Cost:  about two minutes on two CPU cores.
 
-A step is forward, backward and AdamW on one batch that stays where it is, in the layout in which
-imgclf trains. It shows whether `--precision auto` chooses well on this machine: bf16 where the CPU
-has instructions for it (AVX512-BF16, AMX), bf16 or fp16 on a GPU that has them, else fp32. Both
-precisions take turns, half a second each.
+A step is forward, backward and the recipe's optimiser on one batch that stays where it is, in the
+layout in which imgclf trains. It shows whether `--precision auto` chooses well on this machine:
+bf16 where the CPU has instructions for it (AVX512-BF16), bf16 or fp16 on a GPU that has them, else
+fp32. Both precisions take turns, half a second each. What it does to the accuracy,
+`recipes.py --precision` tells.
 """
 
 import time
+from collections.abc import Mapping
 
 import click
 import numpy as np
@@ -18,23 +20,22 @@ from rounds import machine, orders, ratios, spread
 from torch.nn.functional import cross_entropy
 
 from imgclf.config import TrainConfig
-from imgclf.models import InputShape, NetworkSettings, create_network
+from imgclf.models import InputShape, NetworkSettings, create_network, designed_norm_layer
 from imgclf.training.device import choose_compute
 from imgclf.training.optimization import create_optimizer
 
-# Network, channels, size, batch: as the recipes have them.
-_CASES = (
-    ("digits-cnn", 1, 8, 64),
-    ("fast-cnn", 1, 28, 128),
-    ("mnist-cnn", 1, 28, 64),
-    ("fashion-cnn", 1, 28, 36),
-    ("cifar10-cnn", 3, 32, 64),
-    ("resnet20", 3, 32, 128),
-    ("small-cnn", 3, 128, 64),
-    ("speed-cnn-16", 1, 28, 256),
-    ("speed-cnn-32", 1, 28, 256),
-    ("speed-cnn-32", 3, 32, 256),
-    ("speed-cnn-64", 3, 32, 256),
+# What is trained, beside the images' channels and size.
+_CASES: tuple[tuple[Mapping[str, object], int, int], ...] = (
+    ({"model": "digits-cnn"}, 1, 8),
+    ({"recipe": "mnist-cnn"}, 1, 28),
+    ({"recipe": "mnist-fast"}, 1, 28),
+    ({"recipe": "mnist-best"}, 1, 28),
+    ({"recipe": "fashion-cnn"}, 1, 28),
+    ({"recipe": "fashion-fast"}, 1, 28),
+    ({"recipe": "cifar10-cnn"}, 3, 32),
+    ({"recipe": "cifar10-cpu"}, 3, 32),
+    ({"model": "resnet20"}, 3, 32),
+    ({"model": "small-cnn"}, 3, 128),
 )
 _SECONDS = 0.5
 
@@ -42,23 +43,26 @@ _SECONDS = 0.5
 class _Training:
     """One network that trains on one batch of noise."""
 
-    def __init__(self, name: str, channels: int, size: int, batch: int, device: torch.device):
-        settings = NetworkSettings(10, 0.0, "batch")
-        network = create_network(name, InputShape(channels, size, size), settings).to(device)
+    def __init__(self, config: TrainConfig, shape: InputShape, device: torch.device) -> None:
+        settings = NetworkSettings(10, config.dropout, designed_norm_layer(config.model))
+        network = create_network(config.model, shape, settings).to(device)
         self._network = network.to(memory_format=torch.channels_last)
-        self._optimizer = create_optimizer(network, TrainConfig(optimizer="adamw"))
-        images = torch.randn(batch, channels, size, size, device=device)
+        self._optimizer = create_optimizer(network, config)
+        size = (config.batch_size, shape.channels, shape.height, shape.width)
+        images = torch.randn(size, device=device)
         self._images = images.to(memory_format=torch.channels_last)
-        self._labels = torch.randint(10, (batch,), device=device)
+        self._labels = torch.randint(10, (config.batch_size,), device=device)
 
     def images_per_second(self, dtype: torch.dtype) -> float:
         """Train for a while, after a step that warms up."""
         self._step(dtype)
+        self._wait()
         steps, start = 0, time.perf_counter()
-        while (seconds := time.perf_counter() - start) < _SECONDS:
+        while time.perf_counter() - start < _SECONDS:
             self._step(dtype)
             steps += 1
-        return steps * len(self._images) / seconds
+        self._wait()
+        return steps * len(self._images) / (time.perf_counter() - start)
 
     def _step(self, dtype: torch.dtype) -> None:
         device = self._images.device.type
@@ -68,7 +72,9 @@ class _Training:
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
-        if device == "cuda":
+
+    def _wait(self) -> None:
+        if self._images.is_cuda:
             torch.cuda.synchronize()
 
 
@@ -78,19 +84,20 @@ class _Training:
 def main(device: str, rounds: int) -> None:
     """Time the steps and print a table."""
     compute = choose_compute(TrainConfig(device=device))
-    print("| network | images | batch | fp32, images/s | bf16, images/s | bf16 over fp32 |")
+    print("| trained | images | batch | fp32, images/s | bf16, images/s | bf16 over fp32, speed |")
     print("|---|---|---|---|---|---|")
-    for name, channels, size, batch in _CASES:
-        training = _Training(name, channels, size, batch, compute.device)
+    for values, channels, size in _CASES:
+        config = TrainConfig.from_dict(values)
+        training = _Training(config, InputShape(channels, size, size), compute.device)
         speeds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
         for order in orders(list(speeds), rounds):
             for dtype in order:
                 speeds[dtype].append(training.images_per_second(dtype))
-        cells = [f"{np.median(values):,.0f}" for values in speeds.values()]
-        times = spread(ratios(speeds[torch.bfloat16], speeds[torch.float32]))
+        cells = [f"{np.median(measured):,.0f}" for measured in speeds.values()]
+        beside = spread(ratios(speeds[torch.bfloat16], speeds[torch.float32]))
         print(
-            f"| `{name}` | {size}x{size}x{channels} | {batch} | {' | '.join(cells)} |"
-            f" {times} times as fast |",
+            f"| `{config.recipe or config.model}` | {size}x{size}x{channels} | {config.batch_size}"
+            f" | {' | '.join(cells)} | {beside} |",
             flush=True,
         )
     print(

@@ -10,17 +10,20 @@ where they are absent); --cifar10 gives a folder of images to use instead of the
 
 A run's time begins with the data on the disk and ends with the validation figures of the last
 epoch. Downloading, decoding a folder's images for the first time and importing are not in it.
-Before each run the published notebook's way is timed on 3,000 images: its ten epochs over 60,000,
-calculated from that, stand beside.
+"of epochs" is the part of it between the first step and the last epoch's figures. Before each run,
+and after the last, the published notebook's way is timed on 3,000 images: its ten epochs over
+60,000, calculated from the two beside a run, stand beside.
 
 --tta adds the test accuracy with test-time augmentation, as `imgclf evaluate --tta` measures it;
 its kind is to be chosen on validation images.
 """
 
+import json
 import os
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +38,20 @@ PUBLISHED = ("mnist-cnn", "fashion-cnn", "cifar10-cnn")
 def _row(values: dict[str, Any], seeds: Iterable[int], tta: str | None) -> str:
     """Train a recipe with each seed, and return its row of the table."""
     from notebook import seconds_of_ten_epochs
+    from rounds import ratios, spread
 
     from imgclf import TrainConfig, evaluate, train
     from imgclf.training.device import choose_compute
 
     device = choose_compute(TrainConfig.from_dict(values)).device
-    accuracies, augmented, seconds, notebooks = [], [], [], []
+    accuracies, augmented, seconds, of_epochs = [], [], [], []
+    notebooks = [seconds_of_ten_epochs(device)]
     for seed in seeds:
-        notebooks.append(seconds_of_ten_epochs(device))
         config = TrainConfig.from_dict({**values, "seed": seed})
         result = train(config)
         seconds.append(sum(result.timings[f"time/{part}_seconds"] for part in ("data", "train")))
+        of_epochs.append(_seconds_of_epochs(result.folder))
+        notebooks.append(seconds_of_ten_epochs(device))
         accuracies.append(100 * result.metrics["test/accuracy"])
         if tta:
             evaluated = evaluate(
@@ -59,9 +65,17 @@ def _row(values: dict[str, Any], seeds: Iterable[int], tta: str | None) -> str:
     cells = [f"`{values['recipe']}`", _mean(accuracies), f"{min(accuracies):.2f}%"]
     if tta:
         cells += [_mean(augmented), f"{min(augmented):.2f}%"]
-    ratios = np.array(seconds) / np.array(notebooks)
-    cells += [f"{len(seconds)}", f"{np.median(seconds):.0f}", f"{np.median(notebooks):.0f}"]
-    return f"| {' | '.join(cells)} | {np.median(ratios):.3f} |"
+    beside = [(before + after) / 2 for before, after in pairwise(notebooks)]
+    form = ".1f" if np.median(seconds) < 60 else ".0f"
+    cells += [f"{len(seconds)}", spread(seconds, form), spread(of_epochs, form)]
+    cells += [f"{np.median(notebooks):.0f}", spread(ratios(seconds, beside), ".4f")]
+    return f"| {' | '.join(cells)} |"
+
+
+def _seconds_of_epochs(folder: Path) -> float:
+    records = map(json.loads, (folder / "journal.jsonl").read_text("utf-8").splitlines())
+    metrics = [record["content"]["values"] for record in records if record["kind"] == "metrics"]
+    return sum(values.get("epoch_seconds", 0.0) for values in metrics)
 
 
 def _mean(percentages: Sequence[float]) -> str:
@@ -76,6 +90,9 @@ def _mean(percentages: Sequence[float]) -> str:
 @click.option("--first-seed", default=0, help="Seeds count from here.")
 @click.option("--cifar10", default="", help="A folder of images instead of CIFAR-10.")
 @click.option(
+    "--precision", default="auto", help="As `imgclf train` takes it; else the recipe's own."
+)
+@click.option(
     "--tta",
     type=click.Choice([kind for kind in KINDS if kind != "none"]),
     help="Add the accuracy with this test-time augmentation.",
@@ -86,6 +103,7 @@ def main(
     seeds: int,
     first_seed: int,
     cifar10: str,
+    precision: str,
     tta: str | None,
 ) -> None:
     """Train recipes and print a table."""
@@ -103,6 +121,8 @@ def main(
         os.chdir(folder)
         for name in names or PUBLISHED:
             values = {"recipe": name, "data_dir": str(data_dir), "runs_dir": f"{folder}/runs"}
+            if precision != "auto":
+                values["precision"] = precision
             if TrainConfig.from_dict(values).dataset == "cifar10" and cifar10:
                 values["dataset"] = cifar10
             config = TrainConfig.from_dict(values)
@@ -117,13 +137,15 @@ def main(
         headings += [f"with test-time augmentation: {tta}", "lowest"]
     headings += [
         "seeds",
-        "seconds of training, median",
+        "seconds, median (lowest to highest)",
+        "of epochs",
         "notebook's ten epochs, extrapolated from 3,000 images",
         "ratio",
     ]
     print(f"\n| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
     print("\n".join(rows))
-    print(f"\n{compute.device_name}, {compute.threads} threads; {machine()}")
+    device_name, precision = compute.device_name, compute.precision_name
+    print(f"\n{device_name}, {precision}, {compute.threads} threads; {machine()}")
 
 
 if __name__ == "__main__":

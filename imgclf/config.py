@@ -336,7 +336,8 @@ class TrainConfig:
     def save_recipe(self, path: Path) -> None:
         """Write what decides a run's result to a YAML file that ``--recipe`` reads.
 
-        Left out are the recipe's own name and the settings of a machine and its tracking server.
+        Left out are the recipe's own name and the settings of a machine and its tracking server; a
+        precision that was asked for is kept.
 
         Raises:
             UsageError: the file would not be read as a recipe.
@@ -348,6 +349,8 @@ class TrainConfig:
         left_out = {"Recipe", "Machine", "Tracking"}
         values = {k: v for k, v in self.to_dict().items() if groups[k] not in left_out}
         del values["data_dir"]
+        if self.precision != AUTO:
+            values["precision"] = self.precision
         check_recipe_file(path)
         write_whole(path, yaml.safe_dump(values, sort_keys=False).encode(), "the recipe")
 

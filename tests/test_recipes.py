@@ -33,6 +33,15 @@ def test_given_options_override_the_recipe_and_are_known():
     assert config.overridden() == {"epochs": 3}
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_can_be_saved_and_is_the_same_afterwards(name, tmp_path):
+    path = tmp_path / "mine.yaml"
+    config = TrainConfig.from_dict({"recipe": name})
+    config.save_recipe(path)
+    again = TrainConfig.from_dict({"recipe": str(path)})
+    assert {**again.to_dict(), "recipe": name} == config.to_dict()
+
+
 def test_a_saved_recipe_gives_the_same_configuration(tmp_path):
     path = tmp_path / "mine.yaml"
     config = TrainConfig(epochs=7, ema=True, learning_rate=0.02, crop_padding=1)

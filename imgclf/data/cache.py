@@ -285,8 +285,12 @@ def _write_pixels(
 
 
 def _keep_one_channel(path: Path) -> None:
-    grey = path.with_suffix(".grey")
-    with path.open("rb") as file, grey.open("wb") as output:
+    # In place: a disk that had room for all three has room for this.
+    with path.open("r+b") as file:
+        read = written = 0
         while part := file.read(3 * 2**20):
-            output.write(part[::3])
-    os.replace(grey, path)
+            read += len(part)
+            file.seek(written)
+            written += file.write(part[::3])
+            file.seek(read)
+        file.truncate(written)

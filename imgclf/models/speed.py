@@ -33,8 +33,8 @@ def speed_cnn_64(shape: InputShape, settings: NetworkSettings) -> nn.Module:
 
 @register(min_size=9, norm_layer="batch")
 def speed_resnet(shape: InputShape, settings: NetworkSettings) -> nn.Module:
-    """Blocks of 128, 384 and 512 filters with a residual convolution, for a minute on a GPU."""
-    return _speed_cnn(shape, settings, (128, 384, 512), residual=True)
+    """Blocks of 128, 512 and 512 filters with a residual convolution, for a minute on a GPU."""
+    return _speed_cnn(shape, settings, (128, 512, 512), residual=True)
 
 
 def _speed_cnn(

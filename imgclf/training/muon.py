@@ -106,5 +106,6 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
         gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        # x becomes a·x + (b·gram + c·gram²)·x. A GPU waits for each operation's launch: few.
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x if wide else x.T).to(matrix.dtype)

@@ -63,5 +63,6 @@ def update_average(averaged: nn.Module, model: nn.Module, updates: int, decay: f
     torch._foreach_lerp_(
         [ours[name] for name in floating], [theirs[name] for name in floating], weight
     )
-    for name in ours.keys() - set(floating):
-        ours[name].copy_(theirs[name])
+    counts = [name for name in ours if name not in floating]
+    if counts:
+        torch._foreach_copy_([ours[name] for name in counts], [theirs[name] for name in counts])
