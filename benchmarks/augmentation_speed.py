@@ -7,8 +7,6 @@ The time holds the gathering of the batch and, where images are mixed, its targe
 batches of noise in colour. "none" only gathers.
 """
 
-import os
-import platform
 import time
 from typing import Any
 
@@ -41,6 +39,7 @@ TOGETHER = {
 def main(size: int, batch: int, threads: int) -> None:
     """Time every augmentation alone, then all together, and print a table."""
     import torch
+    from rounds import machine
 
     from imgclf import TrainConfig
     from imgclf.data.augment import Augmentation
@@ -63,10 +62,7 @@ def main(size: int, batch: int, threads: int) -> None:
             seconds.append(time.perf_counter() - start)
         median = float(np.median(seconds))
         print(f"| {name} | {batch / median:,.0f} | {1000 * median:.1f} |", flush=True)
-    print(
-        f"\n{size}x{size}x3, batches of {batch}, {threads} threads; {platform.machine()},"
-        f" {os.cpu_count()} CPU cores, torch {torch.__version__}."
-    )
+    print(f"\n{size}x{size}x3, batches of {batch}, {threads} threads; {machine()}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Test accuracy on the embedded digits with all defaults, over ten seeds.
 
-Run:   python benchmarks/digits_accuracy.py [--seeds 10]
+Run:   python benchmarks/digits_accuracy.py [--seeds 10] [--precision fp32]
 Cost:  about two minutes on two CPU cores.
 """
 
@@ -15,9 +15,10 @@ import numpy as np
 
 @click.command()
 @click.option("--seeds", default=10, help="Runs, with seeds from 0.")
-def main(seeds: int) -> None:
+@click.option("--precision", default="auto", help="As `imgclf train` takes it.")
+def main(seeds: int, precision: str) -> None:
     """Train with each seed and print a table."""
-    from rounds import machine
+    from rounds import machine, mean_percentage
 
     from imgclf import TrainConfig, train
 
@@ -27,17 +28,17 @@ def main(seeds: int) -> None:
         os.chdir(folder)
         for seed in range(seeds):
             start = time.perf_counter()
-            result = train(TrainConfig(seed=seed, runs_dir=str(Path(folder) / "runs")))
+            runs = str(Path(folder) / "runs")
+            result = train(TrainConfig(seed=seed, precision=precision, runs_dir=runs))
             seconds = time.perf_counter() - start
             rows.append((100 * result.metrics["test/accuracy"], seconds))
     accuracy, seconds = np.array(rows).T
-    spread = f" ± {accuracy.std(ddof=1):.2f}" if seeds > 1 else ""
     print(
         f"\n| data set | model | seeds | test accuracy, mean ± standard deviation | lowest |"
         f" seconds a run, median |\n|---|---|---|---|---|---|\n"
-        f"| digits | digits-cnn | {seeds} | {accuracy.mean():.2f}%{spread}"
+        f"| digits | digits-cnn | {seeds} | {mean_percentage(accuracy)}"
         f" | {accuracy.min():.2f}% | {np.median(seconds):.1f} |\n\n"
-        f"{machine()}; a run's time holds training, evaluation and tracking."
+        f"{machine()}; precision {precision}; a run's time holds training, evaluation and tracking."
     )
 
 

@@ -22,7 +22,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ PUBLISHED = ("mnist-cnn", "fashion-cnn", "cifar10-cnn")
 def _row(values: dict[str, Any], seeds: Iterable[int], tta: str | None) -> str:
     """Train a recipe with each seed, and return its row of the table."""
     from notebook import seconds_of_ten_epochs
-    from rounds import ratios, spread
+    from rounds import mean_percentage, ratios, spread
 
     from imgclf import TrainConfig, evaluate, train
     from imgclf.training.device import choose_compute
@@ -62,9 +62,9 @@ def _row(values: dict[str, Any], seeds: Iterable[int], tta: str | None) -> str:
         print(
             f"{config.recipe} seed {seed}: {accuracies[-1]:.2f}% in {seconds[-1]:.1f} s", flush=True
         )
-    cells = [f"`{values['recipe']}`", _mean(accuracies), f"{min(accuracies):.2f}%"]
+    cells = [f"`{values['recipe']}`", mean_percentage(accuracies), f"{min(accuracies):.2f}%"]
     if tta:
-        cells += [_mean(augmented), f"{min(augmented):.2f}%"]
+        cells += [mean_percentage(augmented), f"{min(augmented):.2f}%"]
     beside = [(before + after) / 2 for before, after in pairwise(notebooks)]
     form = ".1f" if np.median(seconds) < 60 else ".0f"
     cells += [f"{len(seconds)}", spread(seconds, form), spread(of_epochs, form)]
@@ -76,11 +76,6 @@ def _seconds_of_epochs(folder: Path) -> float:
     records = map(json.loads, (folder / "journal.jsonl").read_text("utf-8").splitlines())
     metrics = [record["content"]["values"] for record in records if record["kind"] == "metrics"]
     return sum(values.get("epoch_seconds", 0.0) for values in metrics)
-
-
-def _mean(percentages: Sequence[float]) -> str:
-    spread = f" ± {np.std(percentages, ddof=1):.2f}" if len(percentages) > 1 else ""
-    return f"{np.mean(percentages):.2f}%{spread}"
 
 
 @click.command()

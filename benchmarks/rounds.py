@@ -50,6 +50,12 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
     return f"{median:{form}} ({lowest:{form}} to {highest:{form}})"
 
 
+def mean_percentage(percentages: Sequence[float]) -> str:
+    """Write the mean and, of more than one, the standard deviation."""
+    deviation = f" ± {np.std(percentages, ddof=1):.2f}" if len(percentages) > 1 else ""
+    return f"{np.mean(percentages):.2f}%{deviation}"
+
+
 def ratios(values: Sequence[float], reference: Sequence[float]) -> list[float]:
     """Divide what was measured in each round by the reference of the same round."""
     return [value / one for value, one in zip(values, reference, strict=True)]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from rounds import machine
+from rounds import machine, orders, ratios, spread
 
 
 def _seconds_to_import() -> float:
@@ -48,22 +48,23 @@ def _seconds_to_first_step(runs: Path, options: list[str]) -> float:
 def main(dataset: str, data_dir: str, repeats: int) -> None:
     """Time the starts and print a table."""
     options = ["--dataset", dataset, *(["--data-dir", data_dir] if data_dir else [])]
-    imports, starts = [], []
+    seconds: dict[str, list[float]] = {"import": [], "command": []}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-        for number in range(repeats + 1):
-            imported = _seconds_to_import()
-            started = _seconds_to_first_step(Path(folder) / str(number), options)
-            if number:  # the first round fills the caches and creates the database
-                imports.append(imported)
-                starts.append(started)
-    ratios = np.array(starts) / np.array(imports)
+        for number, order in enumerate(orders(list(seconds), repeats + 1)):
+            runs = Path(folder) / str(number)
+            for way in order:
+                if way == "import":
+                    taken = _seconds_to_import()
+                else:
+                    taken = _seconds_to_first_step(runs, options)
+                if number:  # the first round fills the caches and creates the database
+                    seconds[way].append(taken)
+    beside = spread(ratios(seconds["command"], seconds["import"]))
+    imported, started = (np.median(taken) for taken in seconds.values())
     print("| data set | import, s | command, s | command over import, median (lowest to highest) |")
     print("|---|---|---|---|")
-    print(
-        f"| {dataset} | {np.median(imports):.1f} | {np.median(starts):.1f} |"
-        f" {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}) |"
-    )
+    print(f"| {dataset} | {imported:.1f} | {started:.1f} | {beside} |")
     print(f"\n{machine()}; {repeats} rounds")
 
 
