@@ -17,6 +17,12 @@ REFERENCE = Path(__file__).parents[2] / "exports" / "reference" / "model.onnx"
 
 
 @pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """The last export of the run: a run's address leads to that, whatever others exported."""
+    return imgclf.export(trained.run_id, exports_dir=tmp_path_factory.mktemp("exports"))
+
+
+@pytest.fixture(scope="module")
 def quantized(trained, tmp_path_factory):
     """An export with an int8 file."""
     folder = tmp_path_factory.mktemp("exports")
