@@ -159,12 +159,14 @@ def fit(
                 raise told from error
             raise
     _refuse_lost_weights(progress)
+    # Once: until here, checkpoints hold them.
+    save_weights(progress.best, run.folder / "model" / "weights.safetensors")
     return progress
 
 
 def _refuse_lost_weights(progress: Progress) -> None:
     """Let no run finish with weights that are no numbers: its last step may have made them so."""
-    if progress.best and not is_finite(progress.best.values()):
+    if not is_finite(progress.best.values()):
         raise ImgclfError(
             f"The weights of epoch {progress.selection.best_epoch:,}, which were to be kept, are"
             " not finite: a step at its end diverged.",
@@ -212,8 +214,6 @@ def _begin(run: Run, loader: TrainLoader, progress: Progress) -> None:
         _draw_samples(run, next(loader.epoch(1))[0])
     # Each time: the process before may have ended between the picture and the word of it.
     run.tracker.artifact(_SAMPLES)
-    if progress.best:
-        save_weights(progress.best, run.folder / "model" / "weights.safetensors")
     if progress.history:
         # The process before may have ended between a checkpoint and the word of it.
         _tell(run, progress)
@@ -277,7 +277,6 @@ def _end_epoch(
         is_best = selection.update(end.epoch, measured.validation.scalars("val"))
     if is_best:
         progress.best = weights_of(state.selected_model)
-        save_weights(progress.best, run.folder / "model" / "weights.safetensors")
     metrics = {
         "train/loss": end.loss,
         "train/accuracy": end.accuracy,

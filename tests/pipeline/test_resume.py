@@ -100,8 +100,8 @@ MORE_MOMENTS = [
     ("step", 30),
     ("before a checkpoint has its name", 2),
     ("between checkpoint and journal", 1),
-    ("best weights", 2),
     ("validation", 1),
+    ("best weights", 1),
     ("evaluation at the end", 2),
     ("sending the rest", 1),
 ]
