@@ -161,8 +161,8 @@ RECIPES = {
         "MNIST in one epoch: 99% in seconds on a CPU",
         "A small network, one epoch of Adam on all 60,000 training images with a one-cycle "
         "learning rate and label smoothing; no validation, nothing selected. On the test split "
-        "99.24% (5 seeds). Cost: about six seconds on two CPU cores that compute in bf16, eleven on "
-        "others.",
+        "99.24% (5 seeds). Cost: about six seconds on two CPU cores that compute in bf16, eleven "
+        "on others.",
         dataset="mnist",
         model="fast-cnn",
         val_fraction=0.0,
@@ -180,8 +180,8 @@ RECIPES = {
     "mnist-best": _recipe(
         "MNIST as well as minutes on a CPU allow",
         "A whitened network, ten epochs of Muon on all 60,000 training images with random crops, "
-        "rotations by up to 10 degrees and label smoothing; no validation, nothing selected. On the "
-        "test split 99.70% (5 seeds). Cost: about six minutes on two CPU cores that compute in "
+        "rotations by up to 10 degrees and label smoothing; no validation, nothing selected. On "
+        "the test split 99.70% (5 seeds). Cost: about six minutes on two CPU cores that compute in "
         "bf16, ten on others.",
         dataset="mnist",
         model="speed-cnn-32",
