@@ -106,8 +106,8 @@ def _choose_precision(config: TrainConfig, device: torch.device) -> torch.dtype:
             raise UsageError("--precision fp16 needs a GPU.", "Use fp32 or bf16 on the CPU.")
         return _DTYPES[config.precision]
     if device.type == "cpu":
-        # With AVX512-BF16 or AMX, the networks here took 0.5 to 0.9 of the time of fp32
-        # (benchmarks/precisions.py); a CPU without them imitates bf16, at twice the time of fp32.
+        # With AVX512-BF16, steps of the networks here took 0.5 to 0.8 of the time of fp32
+        # (benchmarks/precisions.py); a CPU without it imitates bf16, which is slower than fp32.
         return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
     if device.type != "cuda":
         return torch.float32
