@@ -30,6 +30,7 @@ from imgclf.data.loader import TrainLoader
 from imgclf.models import create_classifier, designed_norm_layer
 from imgclf.training.device import choose_compute
 from imgclf.training.loop import TrainState, train_epochs
+from imgclf.training.losses import create_loss
 
 
 def _classifier(config: TrainConfig) -> nn.Module:
@@ -46,10 +47,6 @@ def main(recipe: str, number: int, repeats: int, device: str) -> None:
     config = TrainConfig.from_dict({"recipe": recipe, "device": device, "epochs": 1})
     config = dataclasses.replace(config, norm_layer=designed_norm_layer(config.model))
     compute = choose_compute(config)
-    dtype, loss_of = (
-        compute.precision,
-        torch.nn.CrossEntropyLoss(label_smoothing=config.label_smoothing),
-    )
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (number, 28, 28, 1), dtype=np.uint8)
     labels = generator.integers(0, 10, number)
@@ -58,6 +55,7 @@ def main(recipe: str, number: int, repeats: int, device: str) -> None:
         compute.device,
     )  # fmt: skip
     steps = loader.steps_per_epoch
+    loss_of = create_loss(config, loader.class_counts)
 
     def ours() -> None:
         state = TrainState.start(_classifier(config), config, compute)
@@ -69,9 +67,9 @@ def main(recipe: str, number: int, repeats: int, device: str) -> None:
         # A network that has learnt one batch by heart computes with denormal numbers, slowly.
         targets = torch.randint(10, (steps, len(batch)), device=compute.device)
         for step in range(steps):
-            with torch.autocast(compute.device.type, dtype, enabled=dtype is not torch.float32):
+            with compute.autocast():
                 logits = state.model(batch.images)
-            loss = loss_of(logits.float(), targets[step])
+            loss = loss_of(logits, targets[step])
             state.optimizer.zero_grad()
             loss.backward()
             state.optimizer.step()

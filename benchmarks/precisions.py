@@ -10,6 +10,7 @@ fp32. Both precisions take turns, half a second each. What it does to the accura
 `recipes.py --precision` tells.
 """
 
+import dataclasses
 import time
 from collections.abc import Mapping
 
@@ -21,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from imgclf.config import TrainConfig
 from imgclf.models import InputShape, NetworkSettings, create_network, designed_norm_layer
-from imgclf.training.device import choose_compute
+from imgclf.training.device import Compute, choose_compute
 from imgclf.training.optimization import create_optimizer
 
 # What is trained, beside the images' channels and size.
@@ -43,7 +44,8 @@ _SECONDS = 0.5
 class _Training:
     """One network that trains on one batch of noise."""
 
-    def __init__(self, config: TrainConfig, shape: InputShape, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, shape: InputShape, compute: Compute) -> None:
+        self._compute, device = compute, compute.device
         settings = NetworkSettings(10, config.dropout, designed_norm_layer(config.model))
         network = create_network(config.model, shape, settings).to(device)
         self._network = network.to(memory_format=torch.channels_last)
@@ -65,8 +67,7 @@ class _Training:
         return steps * len(self._images) / (time.perf_counter() - start)
 
     def _step(self, dtype: torch.dtype) -> None:
-        device = self._images.device.type
-        with torch.autocast(device, dtype=dtype, enabled=dtype is not torch.float32):
+        with dataclasses.replace(self._compute, precision=dtype).autocast():
             logits = self._network(self._images)
         loss = cross_entropy(logits.float(), self._labels)
         self._optimizer.zero_grad()
@@ -88,7 +89,7 @@ def main(device: str, rounds: int) -> None:
     print("|---|---|---|---|---|---|")
     for values, channels, size in _CASES:
         config = TrainConfig.from_dict(values)
-        training = _Training(config, InputShape(channels, size, size), compute.device)
+        training = _Training(config, InputShape(channels, size, size), compute)
         speeds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
         for order in orders(list(speeds), rounds):
             for dtype in order:

@@ -18,7 +18,6 @@ and after the last, the published notebook's way is timed on 3,000 images: its t
 its kind is to be chosen on validation images.
 """
 
-import json
 import os
 import tempfile
 import time
@@ -73,8 +72,10 @@ def _row(values: dict[str, Any], seeds: Iterable[int], tta: str | None) -> str:
 
 
 def _seconds_of_epochs(folder: Path) -> float:
-    records = map(json.loads, (folder / "journal.jsonl").read_text("utf-8").splitlines())
-    metrics = [record["content"]["values"] for record in records if record["kind"] == "metrics"]
+    from imgclf.tracking.journal import JOURNAL_FILE, read_records
+
+    records = read_records(folder / JOURNAL_FILE)
+    metrics = [record.content["values"] for record in records if record.kind == "metrics"]
     return sum(values.get("epoch_seconds", 0.0) for values in metrics)
 
 

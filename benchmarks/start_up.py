@@ -10,7 +10,6 @@ that is there already. "import" is `python -c "import torch, mlflow"`. Both take
 cache of the operating system.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from pathlib import Path
 import click
 import numpy as np
 from rounds import machine, orders, ratios, spread
+
+from imgclf.tracking.journal import JOURNAL_FILE, read_records
 
 
 def _seconds_to_import() -> float:
@@ -34,11 +35,10 @@ def _seconds_to_first_step(runs: Path, options: list[str]) -> float:
     start = time.time()
     command = [sys.executable, "-m", "imgclf", *arguments]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    (journal,) = runs.glob("*/journal.jsonl")
-    records = map(json.loads, journal.read_text(encoding="utf-8").splitlines())
-    metrics = [record for record in records if record["kind"] == "metrics"]
-    ended = next(record for record in metrics if "epoch_seconds" in record["content"]["values"])
-    return ended["time_ms"] / 1000 - ended["content"]["values"]["epoch_seconds"] - start
+    (journal,) = runs.glob(f"*/{JOURNAL_FILE}")
+    metrics = [record for record in read_records(journal) if record.kind == "metrics"]
+    ended = next(record for record in metrics if "epoch_seconds" in record.content["values"])
+    return ended.time_ms / 1000 - ended.content["values"]["epoch_seconds"] - start
 
 
 @click.command()

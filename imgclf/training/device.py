@@ -34,6 +34,11 @@ class Compute:
         """The precision as ``--precision`` spells it."""
         return next(name for name, dtype in _DTYPES.items() if dtype is self.precision)
 
+    def autocast(self) -> torch.autocast:
+        """Return what a forward pass runs within to be computed in the precision."""
+        enabled = self.precision is not torch.float32
+        return torch.autocast(self.device.type, dtype=self.precision, enabled=enabled)
+
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

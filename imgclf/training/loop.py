@@ -167,7 +167,7 @@ def train_epochs(
             num_images = sum(map(len, batches))
             sums = []
             for batch in batches:
-                with _autocast(compute):
+                with compute.autocast():
                     logits = forward(batch.images)
                 loss = loss_of(logits, batch.targets)
                 share = torch.full_like(loss, len(batch) / num_images)
@@ -201,11 +201,6 @@ def train_epochs(
 def _step_seed(seed: int, step: int) -> int:
     """Mix both well: of its seed, torch's CPU generator uses the lowest 32 bits only."""
     return int(np.random.SeedSequence([seed, step, 3]).generate_state(1, np.uint64)[0])
-
-
-def _autocast(compute: Compute) -> torch.autocast:
-    enabled = compute.precision is not torch.float32
-    return torch.autocast(compute.device.type, dtype=compute.precision, enabled=enabled)
 
 
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

@@ -63,6 +63,6 @@ def update_average(averaged: nn.Module, model: nn.Module, updates: int, decay: f
     torch._foreach_lerp_(
         [ours[name] for name in floating], [theirs[name] for name in floating], weight
     )
-    counts = [name for name in ours if name not in floating]
+    counts = [name for name, tensor in ours.items() if not tensor.is_floating_point()]
     if counts:
         torch._foreach_copy_([ours[name] for name in counts], [theirs[name] for name in counts])
