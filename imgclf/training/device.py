@@ -111,9 +111,11 @@ def _choose_precision(config: TrainConfig, device: torch.device) -> torch.dtype:
             raise UsageError("--precision fp16 needs a GPU.", "Use fp32 or bf16 on the CPU.")
         return _DTYPES[config.precision]
     if device.type == "cpu":
-        # With AVX512-BF16, steps of the networks here took 0.5 to 0.8 of the time of fp32
-        # (benchmarks/precisions.py); a CPU without it imitates bf16, which is slower than fp32.
-        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+        # Steps of the networks here took 0.5 to 0.8 of the time of fp32 on an AMD CPU with
+        # AVX512-BF16, but mostly 1.1 to 1.5 on an Intel one (benchmarks/precisions.py); a CPU
+        # without it imitates bf16, which is slower still.
+        is_fast = torch.cpu._is_avx512_bf16_supported() and _of_cpu("vendor_id") == "AuthenticAMD"
+        return torch.bfloat16 if is_fast else torch.float32
     if device.type != "cuda":
         return torch.float32
     # Compute capability 8 (Ampere) brought bf16 arithmetic, 7 (Volta) fp16; before, both are slow.
@@ -124,11 +126,15 @@ def _choose_precision(config: TrainConfig, device: torch.device) -> torch.dtype:
 def _name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    if device.type == "cpu":
-        try:
-            for line in Path("/proc/cpuinfo").read_text().splitlines():
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-        except OSError:
-            pass  # not Linux
-    return device.type
+    return (device.type == "cpu" and _of_cpu("model name")) or device.type
+
+
+def _of_cpu(field: str) -> str:
+    """Return what Linux knows of the CPU under a name; elsewhere, and of others, nothing."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(field):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return ""

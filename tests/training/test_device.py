@@ -7,6 +7,7 @@ import torch
 
 from imgclf.config import TrainConfig
 from imgclf.errors import UsageError
+from imgclf.training import device as device_module
 from imgclf.training.device import choose_compute, seed_generator
 
 HAS_GPU = torch.cuda.is_available() or torch.backends.mps.is_available()
@@ -27,18 +28,23 @@ def test_auto_is_the_cpu_where_there_is_nothing_else() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="not Linux")
-def test_auto_on_a_cpu_is_bf16_where_linux_lists_instructions_for_it() -> None:
-    flags = Path("/proc/cpuinfo").read_text().split()
+def test_auto_on_a_cpu_is_bf16_on_an_amd_one_with_instructions_for_it() -> None:
+    words = Path("/proc/cpuinfo").read_text().split()
     compute = choose_compute(TrainConfig(device="cpu"))
-    assert compute.precision_name == ("bf16" if "avx512_bf16" in flags else "fp32")
+    is_bf16 = "avx512_bf16" in words and "AuthenticAMD" in words
+    assert compute.precision_name == ("bf16" if is_bf16 else "fp32")
 
 
-@pytest.mark.parametrize(("there", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_on_a_cpu_is_what_the_cpu_is_built_for(
-    there: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_instructions", [True, False])
+@pytest.mark.parametrize("vendor", ["AuthenticAMD", "GenuineIntel", ""])
+def test_auto_on_a_cpu_is_what_was_measured_to_be_faster(
+    has_instructions: bool, vendor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: there)
-    assert choose_compute(TrainConfig(device="cpu")).precision is dtype
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions)
+    monkeypatch.setattr(device_module, "_of_cpu", {"vendor_id": vendor}.get)
+    is_bf16 = has_instructions and vendor == "AuthenticAMD"
+    expected = torch.bfloat16 if is_bf16 else torch.float32
+    assert choose_compute(TrainConfig(device="cpu", threads=1)).precision is expected
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
