@@ -5,8 +5,9 @@ Cost:  about two minutes on two CPU cores.
 
 A step is forward, backward and the recipe's optimiser on one batch that stays where it is, in the
 layout in which imgclf trains. It shows whether `--precision auto` chooses well on this machine:
-bf16 on AMD's CPUs with AVX512-BF16, bf16 or fp16 on a GPU that is built for them, else fp32. Both precisions take turns, half a second each. What it does to the accuracy,
-`recipes.py --precision` tells.
+bf16 on AMD's CPUs with AVX512-BF16, bf16 or fp16 on a GPU that is built for them, else fp32. Both
+precisions take turns, half a second each. What it does to the accuracy, `recipes.py --precision`
+tells.
 """
 
 import dataclasses
