@@ -240,13 +240,15 @@ RECIPES = {
     ),
     "cifar10-cpu": _recipe(
         "CIFAR-10 in ten minutes on a CPU",
-        "A whitened network, seven epochs of Muon with random crops, mirror images and label "
-        "smoothing. Tuned on a validation split of a JPEG copy, where six epochs give 85.8% (one "
-        "seed; a network of half the filters 83.7% in the same time). Cost: about ten minutes on "
-        "two CPU cores.",
+        "A whitened network, nine epochs of Muon on all 50,000 training images with random crops, "
+        "mirror images, label smoothing and averaged weights; no validation, nothing selected. "
+        "Tuned on a validation split of a JPEG copy (86.6%, 2 seeds; without the average 86.3%, "
+        "with squares cut out 85.8%).",
         dataset="cifar10",
         model="speed-cnn-32",
-        epochs=7,
+        val_fraction=0.0,
+        epochs=9,
+        ema=True,
         **_SPEED,
     ),
     "cifar10-fast": _recipe(
