@@ -1,6 +1,7 @@
 """Muon, an optimiser for filters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -60,52 +61,103 @@ class Muon(Optimizer):
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         left_out = None if found_inf is None else found_inf > 0
         filters, *others = self.param_groups
-        for weight in filters["params"]:
-            if weight.grad is not None:
-                gradient = weight.grad if scale is None else weight.grad / scale
-                self._update_filters(weight, gradient, filters, left_out)
+        if weights := [weight for weight in filters["params"] if weight.grad is not None]:
+            self._update_filters(sorted(weights, key=_shape), filters, scale, left_out)
         # Loading a state replaces groups and state by new objects: they are shared at each step.
         shared = {"param_groups": others, "state": self.state}
         vars(self._adamw).update(shared, grad_scale=scale, found_inf=found_inf)
         self._adamw.step()
 
     def _update_filters(
-        self, weight: Tensor, gradient: Tensor, group: dict[str, Any], left_out: Tensor | None
+        self,
+        weights: Sequence[Tensor],
+        group: dict[str, Any],
+        scale: Tensor | None,
+        left_out: Tensor | None,
     ) -> None:
-        state = self.state[weight]
-        if not state:
-            state["momentum"] = torch.zeros_like(weight)
-        momentum = state["momentum"]
+        """Update filters as one long vector: a GPU waits for each operation's launch.
+
+        Args:
+            weights: with a gradient; those of one shape lie together.
+            group: their settings.
+            scale: what gradients are divided by.
+            left_out: whether nothing is to change, a scalar on the device.
+        """
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        momenta = [self.state[weight]["momentum"] for weight in weights]
+        weight, momentum = _joined(weights, weights), _joined(momenta, weights)
+        gradient = _joined([weight.grad for weight in weights], weights)
+        if scale is not None:
+            gradient = gradient / scale
         if left_out is not None:
             # Momentum that moves towards itself stays as it is, and so the update is finite.
             gradient = torch.where(left_out, momentum, gradient)
-        average = momentum.lerp_(gradient, 1 - group["momentum"])
+        average = momentum.lerp(gradient, 1 - group["momentum"])
         update = gradient.lerp(average, group["momentum"]) if group["nesterov"] else average
-        matrix = orthogonalised(update.flatten(1))
-        size = 0.2 * max(matrix.shape) ** 0.5
         moved = weight * (1 - group["lr"] * group["weight_decay"])
-        moved.add_(matrix.view_as(weight), alpha=-group["lr"] * size)
-        weight.copy_(moved if left_out is None else torch.where(left_out, weight, moved))
+        moved.sub_(_orthogonalised_filters(update, weights), alpha=group["lr"])
+        if left_out is not None:
+            moved = torch.where(left_out, weight, moved)
+        _part(average, momenta)
+        _part(moved, weights)
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """Bring all singular values of a matrix near 1, by Newton and Schulz's iteration.
+def _shape(weight: Tensor) -> tuple[int, int]:
+    """Return filters, and weights of a filter."""
+    return weight.shape[0], weight.numel() // weight.shape[0]
+
+
+def _joined(tensors: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Join tensors to one vector, each in the order in which its weight lies in memory."""
+    laid = [
+        tensor if tensor.stride() == weight.stride() else torch.empty_like(weight).copy_(tensor)
+        for tensor, weight in zip(tensors, weights, strict=True)
+    ]
+    return torch.cat([_flat(tensor) for tensor in laid])
+
+
+def _part(vector: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Copy the parts of a vector into the tensors that `_joined` has joined in this order."""
+    parts = vector.split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_([_flat(tensor) for tensor in tensors], parts)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """View a tensor as it lies in memory."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def _orthogonalised_filters(update: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Make each filter's part orthogonal, of the size that an update of AdamW has."""
+    parts, start = [], 0
+    for shape, same in groupby(weights, key=_shape):
+        end = start + len(list(same)) * shape[0] * shape[1]
+        matrices = update[start:end].view(-1, *shape)
+        parts.append((orthogonalised(matrices) * (0.2 * max(shape) ** 0.5)).flatten())
+        start = end
+    return torch.cat(parts)
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Bring all singular values of matrices near 1, by Newton and Schulz's iteration.
 
     Args:
-        matrix: floating point [m, n].
+        matrices: floating point [number, m, n].
 
     Returns:
-        [m, n], of the same dtype; computed in bf16 on GPUs that are built for it (compute
+        [number, m, n], of the same dtype; computed in bf16 on GPUs that are built for it (compute
         capability 8), where it is fast and exact enough, else in fp32.
     """
-    in_bf16 = matrix.is_cuda and torch.cuda.get_device_capability(matrix.device)[0] >= 8
-    x = matrix.to(torch.bfloat16 if in_bf16 else torch.float32)
-    wide = x.shape[0] <= x.shape[1]
-    x = x if wide else x.T
-    x = x / (x.norm() + 1e-7)
+    in_bf16 = matrices.is_cuda and torch.cuda.get_device_capability(matrices.device)[0] >= 8
+    x = matrices.to(torch.bfloat16 if in_bf16 else torch.float32)
+    wide = x.shape[1] <= x.shape[2]
+    x = x if wide else x.mT
+    x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
-        gram = x @ x.T
+        gram = x @ x.mT
         # x becomes a·x + (b·gram + c·gram²)·x. A GPU waits for each operation's launch: few.
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x if wide else x.T).to(matrix.dtype)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x if wide else x.mT).to(matrices.dtype)

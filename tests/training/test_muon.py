@@ -38,7 +38,7 @@ def test_an_update_keeps_its_directions_and_loses_its_sizes(shape: tuple[int, in
     """Singular vectors stay those that NumPy finds; singular values come near 1."""
     matrix = np.random.default_rng(0).normal(size=shape)
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
-    ours = orthogonalised(torch.from_numpy(matrix)).numpy()
+    ours = orthogonalised(torch.from_numpy(matrix)[None])[0].numpy()
     rotated = left.T @ ours @ right.T
     sizes = np.diag(rotated)
     # The smallest values of a matrix have not arrived after five iterations.
