@@ -291,7 +291,8 @@ class TrainConfig:
     )
     checkpoint_minutes: float = _machine(
         10.0,
-        "Minutes between two checkpoints inside an epoch; each epoch ends with one.",
+        "Minutes between two checkpoints inside an epoch; an epoch ends with one, too, unless"
+        " writing would take more than 5% of the time.",
         minimum=0.001,
         maximum=100_000.0,
     )

@@ -62,9 +62,15 @@ class Draws:
 
     def rows(self, rows: Tensor) -> "Draws":
         """Return some rows of the table; ``rows`` is int64 [batch]."""
-        tables: dict[str, Tensor | None] = {f.name: getattr(self, f.name) for f in fields(self)}
-        drawn = {name: table[rows] for name, table in tables.items() if table is not None}
-        return replace(self, **drawn)
+        return replace(self, **{name: table[rows] for name, table in self._tables()})
+
+    def part(self, start: int, end: int) -> "Draws":
+        """Return the rows from one to another, without copying any."""
+        return replace(self, **{name: table[start:end] for name, table in self._tables()})
+
+    def _tables(self) -> list[tuple[str, Tensor]]:
+        tables = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return [(name, table) for name, table in tables if table is not None]
 
 
 @dataclass(frozen=True)

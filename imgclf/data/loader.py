@@ -21,6 +21,11 @@ from imgclf.data.dataset import images_at_a_time
 _Result = TypeVar("_Result")
 
 _BATCHES_AHEAD = 2
+# Batches are augmented together up to so many bytes: each operation costs its launch, on a GPU most
+# of all. What a CPU makes stays in its cache.
+_BYTES_AT_ONCE = {"cpu": 2**18, "cuda": 2**24, "mps": 2**24}
+
+_Bounds = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -123,26 +128,45 @@ class TrainLoader:
         order = self._order(epoch)
         on_device = torch.from_numpy(order).to(self._device)
         draws = self._augmentation.draw(self._shape_of_padded(), self._config.seed, epoch)
-        sources = self._sources(order, on_device, [batch for step in steps for batch in step])
+        if not self._config.balanced_sampling:
+            # There, an image that is shown again has other draws each time: the place's.
+            draws = draws.rows(on_device)
+        bounds = [batch for step in steps for batch in step]
+        augmented = self._augmented(order, on_device, bounds, draws)
         for step in steps:
-            batches = []
-            for start, end in step:
-                rows = chosen = on_device[start:end]
-                if self._config.balanced_sampling:
-                    # An image that is shown again has other draws each time.
-                    rows = torch.arange(start, end, device=self._device)
-                batches.append(self._batch(*next(sources), chosen, draws.rows(rows)))
-            yield batches
+            yield [
+                self._batch(next(augmented), on_device[start:end], draws.part(start, end))
+                for start, end in step
+            ]
 
     def positions(self, epoch: int, step: int) -> NDArray[np.int64]:
         """Return which images of the data set a step of an epoch sees, int64 [n]."""
         bounds = self._steps[step]
         return self._positions[self._order(epoch)[bounds[0][0] : bounds[-1][1]]]
 
+    def _augmented(
+        self, order: NDArray[np.int64], on_device: Tensor, bounds: list[_Bounds], draws: Draws
+    ) -> Iterator[Tensor]:
+        """Yield, batch by batch, its images."""
+        together = self._together(bounds)
+        joined = [(batches[0][0], batches[-1][1]) for batches in together]
+        sources = self._sources(order, on_device, joined)
+        for batches, (first, last), source in zip(together, joined, sources, strict=True):
+            images = self._augmentation.apply(*source, draws.part(first, last))
+            yield from (images[start - first : end - first] for start, end in batches)
+
+    def _together(self, bounds: list[_Bounds]) -> list[list[_Bounds]]:
+        """Group batches that follow one another: those that are augmented at once."""
+        number = 1
+        if self.resident:
+            batch_bytes = self.batch_size * self._shape_of_padded()[0].numel()
+            number = max(1, _BYTES_AT_ONCE[self._device.type] // batch_bytes)
+        return [bounds[start : start + number] for start in range(0, len(bounds), number)]
+
     def _sources(
-        self, order: NDArray[np.int64], on_device: Tensor, bounds: list[tuple[int, int]]
+        self, order: NDArray[np.int64], on_device: Tensor, bounds: list[_Bounds]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield, batch by batch, the padded images that it is cut from and which of them."""
+        """Yield, for each bounds, the padded images that they are cut from and which of them."""
         if self.resident:
             for start, end in bounds:
                 yield self._on_device, on_device[start:end]
@@ -158,9 +182,8 @@ class TrainLoader:
             images = images.to(self._device)
             yield self._augmentation.pad(images), torch.arange(len(images), device=self._device)
 
-    def _batch(self, images: Tensor, indices: Tensor, chosen: Tensor, drawn: Draws) -> Batch:
+    def _batch(self, images: Tensor, chosen: Tensor, drawn: Draws) -> Batch:
         labels = self._labels[chosen]
-        images = self._augmentation.apply(images, indices, drawn)
         images, targets = self._augmentation.mix(images, labels, drawn, self._num_classes)
         return Batch(images, labels, targets)
 
@@ -249,7 +272,7 @@ def balanced_order(labels: NDArray[np.int64], generator: np.random.Generator) ->
     return generator.permutation(np.concatenate(chosen))
 
 
-def _batch_bounds(num_images: int, batch_size: int) -> list[tuple[int, int]]:
+def _batch_bounds(num_images: int, batch_size: int) -> list[_Bounds]:
     starts = list(range(0, num_images, batch_size))
     ends = [*starts[1:], num_images]
     if len(starts) > 1 and ends[-1] - starts[-1] == 1:

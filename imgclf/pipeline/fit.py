@@ -33,9 +33,14 @@ from imgclf.training.weights import save_weights, weights_of
 SHOWN_SAMPLES = 36
 _SAMPLES = "samples.png"
 
+# An epoch that is short beside the writing of a checkpoint ends without one: so much of the time
+# may go into them. What is written in less than so many seconds is not counted.
+_LARGEST_SHARE = 0.05
+_UNCOUNTED_SECONDS = 0.1
+
 
 class _Keeper:
-    """Writes checkpoints, and knows when the next one is due.
+    """Writes checkpoints, tells the tracker what they hold, and knows when the next one is due.
 
     Args:
         run: in progress.
@@ -55,18 +60,33 @@ class _Keeper:
         self._run, self._state, self._progress = run, state, progress
         self._seconds_before, self._begun = progress.seconds, begun
         self._say, self._has_said = say, False
-        self._written = time.perf_counter()
+        self._written, self._took = time.perf_counter(), 0.0
+        self._told = progress.selection.last_epoch
 
     def due(self) -> bool:
         minutes = self._run.config.checkpoint_minutes
         return time.perf_counter() - self._written >= 60 * minutes
 
+    def due_after_epoch(self) -> bool:
+        """Tell whether the end of an epoch, but the last, is worth one."""
+        if self.due() or self._took < _UNCOUNTED_SECONDS:
+            return True
+        return self._took <= _LARGEST_SHARE * (time.perf_counter() - self._written)
+
     def write(self, epoch_seconds: float) -> None:
-        """Write a checkpoint, unless the weights are lost.
+        """Write a checkpoint, unless the weights are lost, and tell of the epochs that it holds.
 
         Args:
             epoch_seconds: what the epoch in progress took so far.
         """
+        began = time.perf_counter()
+        self._write(epoch_seconds)
+        self._written = time.perf_counter()
+        self._took = self._written - began
+        _tell(self._run, self._progress, self._told)
+        self._told = self._progress.selection.last_epoch
+
+    def _write(self, epoch_seconds: float) -> None:
         self._progress.seconds = self._seconds_before + time.perf_counter() - self._begun
         self._progress.epoch_seconds = epoch_seconds
         if not is_finite(self._state.model.state_dict().values()):
@@ -76,7 +96,6 @@ class _Keeper:
             return  # those before it are better
         folder, progress = self._run.checkpoints, self._progress
         write_checkpoint(folder, self._state, progress.best, progress.to_dict())
-        self._written = time.perf_counter()
 
     def write_last(self, epoch_seconds: float) -> None:
         """Write one for who resumes the run; where that fails, as on a full disk, say so only."""
@@ -136,11 +155,12 @@ def fit(
                 seconds = time.perf_counter() - epoch_start
                 is_best = _end_epoch(run, state, progress, measured, _speed(event, loader, seconds))
                 progress.pending = None
-                keeper.write(0.0)
-                _tell(run, progress)
+                patience = config.early_stopping_patience
+                stops_early = progress.selection.exhausted(patience)
+                if stops_early or event.epoch == config.epochs or keeper.due_after_epoch():
+                    keeper.write(0.0)
                 display.epoch_end(event, measured.validation, is_best)
-                if progress.selection.exhausted(config.early_stopping_patience):
-                    patience = config.early_stopping_patience
+                if stops_early:
                     display.say(f"stopped early: no better for {patience} epochs")
                     break
                 epoch_start = time.perf_counter()
@@ -292,12 +312,18 @@ def _end_epoch(
     return is_best
 
 
-def _tell(run: Run, progress: Progress) -> None:
-    """Log the last epoch. Only what a checkpoint holds is said: a resumed run repeats nothing."""
-    selection = progress.selection
-    run.tracker.metrics(
-        progress.last_metrics(), step=selection.last_epoch, summary=selection.metrics()
-    )
+def _tell(run: Run, progress: Progress, told: int = 0) -> None:
+    """Log epochs. Only what a checkpoint holds is said: a resumed run repeats nothing.
+
+    Args:
+        run: in progress.
+        progress: as the last checkpoint holds it.
+        told: the last epoch that was logged before.
+    """
+    last = progress.selection.last_epoch
+    for epoch in range(told + 1, last + 1):
+        summary = progress.selection.metrics() if epoch == last else None
+        run.tracker.metrics(progress.metrics_of(epoch), step=epoch, summary=summary)
 
 
 def _draw_samples(run: Run, batch: Batch) -> None:

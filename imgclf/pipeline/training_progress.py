@@ -73,11 +73,14 @@ class Progress:
         pending = self.pending and dataclasses.asdict(self.pending)
         return values | {"selection": dataclasses.asdict(self.selection), "pending": pending}
 
-    def last_metrics(self) -> dict[str, float]:
-        """Return the metrics of the last epoch."""
-        last = self.selection.last_epoch
+    def metrics_of(self, epoch: int) -> dict[str, float]:
+        """Return the metrics of an epoch; it is looked for among the last ones first."""
+        behind = self.selection.last_epoch - epoch + 1
         return {
-            name: points[-1][1] for name, points in self.history.items() if points[-1][0] == last
+            name: value
+            for name, points in self.history.items()
+            for number, value in points[-behind:]
+            if number == epoch
         }
 
 

@@ -33,7 +33,19 @@ def step_error(error: Exception, config: TrainConfig) -> ImgclfError | None:
             "Choose --batch-size 2 or more (with two training images at least), larger images, or"
             " --norm-layer none.",
         )
-    return out_of_memory_error(error, config)
+    return out_of_memory_error(error, config) or _gpu_error(error)
+
+
+def _gpu_error(error: Exception) -> ImgclfError | None:
+    """Say that the GPU gave up, which a process cannot mend; None where it did not."""
+    found = re.search(r"CUDA error: (.+)", str(error))
+    if not found:
+        return None
+    return ImgclfError(
+        f"The GPU has failed: {found[1].rstrip('.')}.",
+        "Resume the run: it goes on from its last checkpoint. Where the GPU fails again, look at"
+        " its log ('dmesg', 'nvidia-smi -q') and its driver.",
+    )
 
 
 def out_of_memory_error(error: Exception, config: TrainConfig) -> ImgclfError | None:

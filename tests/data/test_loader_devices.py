@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from imgclf.config import TrainConfig
+from imgclf.data import loader as loader_module
 from imgclf.data.augment import Augmentation
 from imgclf.data.loader import TrainLoader
 
@@ -26,13 +27,19 @@ EVERY_AUGMENTATION = {
     "more", [{}, {"balanced_sampling": True}, {"gradient_accumulation_steps": 3}]
 )
 def test_batches_are_the_same_wherever_the_images_live(
-    options: dict[str, Any], more: dict[str, Any], device: str, tmp_path: Path
+    options: dict[str, Any],
+    more: dict[str, Any],
+    device: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On the device, in memory or in a file that is mapped: order, draws and pixels agree."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (90, 12, 14, 3), dtype=np.uint8)
     labels = generator.integers(0, 4, 90)
     positions = generator.permutation(90)[:70]
+    # Images on the device are augmented some batches at once, not all: 16 have 9,408 bytes.
+    monkeypatch.setattr(loader_module, "_BYTES_AT_ONCE", {"cpu": 20_000, "cuda": 20_000})
     images.tofile(tmp_path / "pixels.raw")
     mapped = np.memmap(tmp_path / "pixels.raw", np.uint8, "r", shape=images.shape)
     config = TrainConfig.from_dict({"batch_size": 16, "seed": 3, **options, **more})

@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 import signal
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -230,6 +231,39 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
     epochs = MlflowClient().get_metric_history(result.mlflow_run_id, "epoch_seconds")
     assert result.timings["time/train_seconds"] >= sum(point.value for point in epochs)
     assert MlflowClient().get_run(result.mlflow_run_id).info.status == "FINISHED"
+
+
+def test_epochs_that_are_short_beside_a_checkpoint_share_one_and_all_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow disk. The run breaks between two checkpoints, and goes on from the first."""
+    from imgclf import disk
+    from imgclf.training import checkpoint
+
+    written: list[int] = []
+
+    def write_slowly(path: Path, content: bytes, what: str, hint: str = "") -> None:
+        written.append(int(path.stem.removeprefix("step-")))
+        time.sleep(2.0)
+        disk.write_whole(path, content, what, hint)
+
+    def break_off() -> None:
+        raise RuntimeError("a mistake of ours")
+
+    epochs = 12
+    undisturbed = imgclf.train(TrainConfig(epochs=epochs, threads=1, runs_dir=str(tmp_path / "a")))
+    monkeypatch.setattr(checkpoint, "write_whole", write_slowly)
+    on_call(monkeypatch, fit, "predict_logits", break_off, number=7)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        imgclf.train(TrainConfig(epochs=epochs, threads=1, runs_dir=str(tmp_path / "b")))
+    result = imgclf.resume(only_run(tmp_path / "b").name, str(tmp_path / "b"))
+    # The first epoch, before the breach and after it; and the last one. An epoch takes 20 steps.
+    assert written == [20, 40, 20 * epochs]
+    assert result.metrics == undisturbed.metrics
+    history = MlflowClient().get_metric_history(result.mlflow_run_id or "", "val/loss")
+    assert [point.step for point in history] == list(range(1, epochs + 1))
+    same = MlflowClient().get_metric_history(undisturbed.mlflow_run_id or "", "val/loss")
+    assert [point.value for point in history] == [point.value for point in same]
 
 
 # Signals. They are real, and heard by this process.

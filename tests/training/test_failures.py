@@ -28,6 +28,22 @@ def cuda_error(tried: str, free: str = "1.66 GiB", own: str = "20.81 GiB") -> Ru
     )
 
 
+def test_a_gpu_that_fails_is_said_in_one_line_with_a_way_on() -> None:
+    """What PyTorch 2.11 has said on an H200."""
+    error = step_error(
+        RuntimeError(
+            "CUDA error: unspecified launch failure\nSearch for `cudaErrorLaunchFailure' in"
+            " https://docs.nvidia.com/cuda/ for more information.\nCUDA kernel errors might be"
+            " asynchronously reported at some other API call.\n"
+        ),
+        GPU,
+    )
+    assert error is not None
+    assert error.message == "The GPU has failed: unspecified launch failure."
+    assert "Resume" in error.hint
+    assert step_error(RuntimeError("a mistake of ours"), GPU) is None
+
+
 @pytest.mark.parametrize(
     ("tried", "size", "steps", "proposed", "proposed_steps"),
     [
