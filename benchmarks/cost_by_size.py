@@ -19,7 +19,6 @@ operating system takes them back when it needs them. "resident" is the process's
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -62,6 +61,12 @@ def _write_images(path: Path, number: int) -> None:
 def _own_mib() -> float:
     memory = psutil.Process().memory_info()
     return (memory.rss - memory.shared) / 2**20
+
+
+def _peak_mib() -> float:
+    """Read this program's peak from Linux; getrusage's counts that of the program before exec."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
 
 
 def _measure(images: NDArray[np.uint8], resident: bool, trained_images: int) -> dict[str, float]:
@@ -114,7 +119,7 @@ def _measure(images: NDArray[np.uint8], resident: bool, trained_images: int) -> 
         "steps": seconds / (counted * config.batch_size),
         "validation": (validated - trained) / len(split.val),
         "own": max(own) - before,
-        "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "resident": _peak_mib(),
     }
 
 

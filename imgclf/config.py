@@ -280,7 +280,7 @@ class TrainConfig:
     device: str = _machine(AUTO, "Where to train.", choices=(AUTO, "cpu", "cuda", "mps"))
     precision: str = _machine(
         AUTO,
-        "Arithmetic of the forward pass; auto: bf16 or fp16 where the GPU or the CPU is built for"
+        "Arithmetic of the forward pass; auto: bf16 or fp16 where the GPU or the CPU is fast in"
         " it, else fp32.",
         choices=(AUTO, "fp32", "bf16", "fp16"),
     )
@@ -291,8 +291,7 @@ class TrainConfig:
     )
     checkpoint_minutes: float = _machine(
         10.0,
-        "Minutes between two checkpoints inside an epoch; an epoch ends with one, too, unless"
-        " writing would take more than 5% of the time.",
+        "Minutes between two checkpoints at most; short epochs share one where writing is slow.",
         minimum=0.001,
         maximum=100_000.0,
     )

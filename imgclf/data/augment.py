@@ -61,7 +61,7 @@ class Draws:
     cutmix: Tensor | None = None
 
     def rows(self, rows: Tensor) -> "Draws":
-        """Return some rows of the table; ``rows`` is int64 [batch]."""
+        """Return some rows of the table; ``rows`` is int64 [n]."""
         return replace(self, **{name: table[rows] for name, table in self._tables()})
 
     def part(self, start: int, end: int) -> "Draws":

@@ -21,8 +21,8 @@ from imgclf.data.dataset import images_at_a_time
 _Result = TypeVar("_Result")
 
 _BATCHES_AHEAD = 2
-# Batches are augmented together up to so many bytes: each operation costs its launch, on a GPU most
-# of all. What a CPU makes stays in its cache.
+# Batches from images on the device are augmented together up to so many bytes: each operation costs
+# its launch, on a GPU most of all. What a CPU makes stays in its cache.
 _BYTES_AT_ONCE = {"cpu": 2**18, "cuda": 2**24, "mps": 2**24}
 
 _Bounds = tuple[int, int]
@@ -129,7 +129,7 @@ class TrainLoader:
         on_device = torch.from_numpy(order).to(self._device)
         draws = self._augmentation.draw(self._shape_of_padded(), self._config.seed, epoch)
         if not self._config.balanced_sampling:
-            # There, an image that is shown again has other draws each time: the place's.
+            # With it, a row is a place in the order: an image that comes again has other draws.
             draws = draws.rows(on_device)
         bounds = [batch for step in steps for batch in step]
         augmented = self._augmented(order, on_device, bounds, draws)

@@ -40,7 +40,7 @@ _UNCOUNTED_SECONDS = 0.1
 
 
 class _Keeper:
-    """Writes checkpoints, tells the tracker what they hold, and knows when the next one is due.
+    """Writes checkpoints and tells what they hold, and knows when the next one is due.
 
     Args:
         run: in progress.
@@ -74,7 +74,7 @@ class _Keeper:
         return self._took <= _LARGEST_SHARE * (time.perf_counter() - self._written)
 
     def write(self, epoch_seconds: float) -> None:
-        """Write a checkpoint, unless the weights are lost, and tell of the epochs that it holds.
+        """Write a checkpoint, unless the weights are lost, and tell of the epochs until then.
 
         Args:
             epoch_seconds: what the epoch in progress took so far.
@@ -83,8 +83,10 @@ class _Keeper:
         self._write(epoch_seconds)
         self._written = time.perf_counter()
         self._took = self._written - began
-        _tell(self._run, self._progress, self._told)
-        self._told = self._progress.selection.last_epoch
+        last = self._progress.selection.last_epoch
+        if last > self._told:
+            _tell(self._run, self._progress, self._told)
+            self._told = last
 
     def _write(self, epoch_seconds: float) -> None:
         self._progress.seconds = self._seconds_before + time.perf_counter() - self._begun
@@ -236,7 +238,7 @@ def _begin(run: Run, loader: TrainLoader, progress: Progress) -> None:
     run.tracker.artifact(_SAMPLES)
     if progress.history:
         # The process before may have ended between a checkpoint and the word of it.
-        _tell(run, progress)
+        _tell(run, progress, 0)
     run.tracker.wait_until_open()
 
 
@@ -312,7 +314,7 @@ def _end_epoch(
     return is_best
 
 
-def _tell(run: Run, progress: Progress, told: int = 0) -> None:
+def _tell(run: Run, progress: Progress, told: int) -> None:
     """Log epochs. Only what a checkpoint holds is said: a resumed run repeats nothing.
 
     Args:

@@ -1,8 +1,10 @@
 """What training has come to, beside the weights; a checkpoint holds it in JSON."""
 
 import dataclasses
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from torch import Tensor
@@ -74,14 +76,13 @@ class Progress:
         return values | {"selection": dataclasses.asdict(self.selection), "pending": pending}
 
     def metrics_of(self, epoch: int) -> dict[str, float]:
-        """Return the metrics of an epoch; it is looked for among the last ones first."""
-        behind = self.selection.last_epoch - epoch + 1
-        return {
-            name: value
-            for name, points in self.history.items()
-            for number, value in points[-behind:]
-            if number == epoch
-        }
+        """Return the metrics of an epoch."""
+        metrics = {}
+        for name, points in self.history.items():
+            place = bisect_left(points, epoch, key=itemgetter(0))
+            if place < len(points) and points[place][0] == epoch:
+                metrics[name] = points[place][1]
+        return metrics
 
 
 def _history(values: object) -> History:

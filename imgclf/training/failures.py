@@ -37,14 +37,14 @@ def step_error(error: Exception, config: TrainConfig) -> ImgclfError | None:
 
 
 def _gpu_error(error: Exception) -> ImgclfError | None:
-    """Say that the GPU gave up, which a process cannot mend; None where it did not."""
+    """Say what CUDA reports, after which the process cannot use the GPU; None where it does not."""
     found = re.search(r"CUDA error: (.+)", str(error))
     if not found:
         return None
     return ImgclfError(
-        f"The GPU has failed: {found[1].rstrip('.')}.",
-        "Resume the run: it goes on from its last checkpoint. Where the GPU fails again, look at"
-        " its log ('dmesg', 'nvidia-smi -q') and its driver.",
+        f"The GPU reports an error: {found[1].rstrip('.')}.",
+        "Resume the run: it goes on from its last checkpoint. Where the error comes again, look at"
+        " the GPU's log ('dmesg', 'nvidia-smi -q') and its driver.",
     )
 
 

@@ -83,10 +83,7 @@ class Muon(Optimizer):
             scale: what gradients are divided by.
             left_out: whether nothing is to change, a scalar on the device.
         """
-        for weight in weights:
-            if not self.state[weight]:
-                self.state[weight]["momentum"] = torch.zeros_like(weight)
-        momenta = [self.state[weight]["momentum"] for weight in weights]
+        momenta = [self._momentum(weight) for weight in weights]
         weight, momentum = _joined(weights, weights), _joined(momenta, weights)
         gradient = _joined([weight.grad for weight in weights], weights)
         if scale is not None:
@@ -102,6 +99,16 @@ class Muon(Optimizer):
             moved = torch.where(left_out, weight, moved)
         _part(average, momenta)
         _part(moved, weights)
+
+    def _momentum(self, weight: Tensor) -> Tensor:
+        """Return a weight's momentum, laid out in memory as the weight is."""
+        momentum = self.state[weight].get("momentum")
+        if momentum is None:
+            momentum = torch.zeros_like(weight)
+        elif momentum.stride() != weight.stride():  # it was loaded
+            momentum = torch.empty_like(weight).copy_(momentum)
+        self.state[weight]["momentum"] = momentum
+        return momentum
 
 
 def _shape(weight: Tensor) -> tuple[int, int]:

@@ -4,7 +4,6 @@ import itertools
 import math
 import re
 import signal
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -198,72 +197,6 @@ def test_single_images_that_a_network_cannot_normalise_are_told_in_plain_words(
     with pytest.raises(ImgclfError, match="batch of one image") as caught:
         imgclf.train(config)
     assert "--batch-size 2" in caught.value.hint
-
-
-@pytest.mark.faults
-def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The third checkpoint does not fit any more; with room again, the run goes on."""
-    from imgclf import disk
-    from imgclf.training import checkpoint
-
-    written = 0
-
-    def fails_the_third_time(path: Path, content: bytes, what: str, hint: str = "") -> None:
-        nonlocal written
-        written += 1
-        if written == 3:
-            raise ImgclfError("Cannot write a checkpoint: no room.", hint)
-        disk.write_whole(path, content, what, hint)
-
-    monkeypatch.setattr(checkpoint, "write_whole", fails_the_third_time)
-    with pytest.raises(ImgclfError, match="no room") as caught:
-        imgclf.train(TrainConfig(epochs=5, runs_dir=str(tmp_path)))
-    assert "resume" in caught.value.hint
-    (folder,) = tmp_path.iterdir()
-    result = imgclf.resume(folder.name, str(tmp_path))
-    assert result.folder == folder
-    assert result.not_sent == ()
-    assert result.mlflow_run_id is not None
-    history = MlflowClient().get_metric_history(result.mlflow_run_id, "train/loss")
-    assert [point.step for point in history] == [1, 2, 3, 4, 5]
-    epochs = MlflowClient().get_metric_history(result.mlflow_run_id, "epoch_seconds")
-    assert result.timings["time/train_seconds"] >= sum(point.value for point in epochs)
-    assert MlflowClient().get_run(result.mlflow_run_id).info.status == "FINISHED"
-
-
-def test_epochs_that_are_short_beside_a_checkpoint_share_one_and_all_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a slow disk. The run breaks between two checkpoints, and goes on from the first."""
-    from imgclf import disk
-    from imgclf.training import checkpoint
-
-    written: list[int] = []
-
-    def write_slowly(path: Path, content: bytes, what: str, hint: str = "") -> None:
-        written.append(int(path.stem.removeprefix("step-")))
-        time.sleep(2.0)
-        disk.write_whole(path, content, what, hint)
-
-    def break_off() -> None:
-        raise RuntimeError("a mistake of ours")
-
-    epochs = 12
-    undisturbed = imgclf.train(TrainConfig(epochs=epochs, threads=1, runs_dir=str(tmp_path / "a")))
-    monkeypatch.setattr(checkpoint, "write_whole", write_slowly)
-    on_call(monkeypatch, fit, "predict_logits", break_off, number=7)
-    with pytest.raises(RuntimeError, match="a mistake of ours"):
-        imgclf.train(TrainConfig(epochs=epochs, threads=1, runs_dir=str(tmp_path / "b")))
-    result = imgclf.resume(only_run(tmp_path / "b").name, str(tmp_path / "b"))
-    # The first epoch, before the breach and after it; and the last one. An epoch takes 20 steps.
-    assert written == [20, 40, 20 * epochs]
-    assert result.metrics == undisturbed.metrics
-    history = MlflowClient().get_metric_history(result.mlflow_run_id or "", "val/loss")
-    assert [point.step for point in history] == list(range(1, epochs + 1))
-    same = MlflowClient().get_metric_history(undisturbed.mlflow_run_id or "", "val/loss")
-    assert [point.value for point in history] == [point.value for point in same]
 
 
 # Signals. They are real, and heard by this process.

@@ -28,7 +28,7 @@ def cuda_error(tried: str, free: str = "1.66 GiB", own: str = "20.81 GiB") -> Ru
     )
 
 
-def test_a_gpu_that_fails_is_said_in_one_line_with_a_way_on() -> None:
+def test_an_error_of_the_gpu_is_said_in_one_line_with_a_way_on() -> None:
     """What PyTorch 2.11 has said on an H200."""
     error = step_error(
         RuntimeError(
@@ -39,7 +39,7 @@ def test_a_gpu_that_fails_is_said_in_one_line_with_a_way_on() -> None:
         GPU,
     )
     assert error is not None
-    assert error.message == "The GPU has failed: unspecified launch failure."
+    assert error.message == "The GPU reports an error: unspecified launch failure."
     assert "Resume" in error.hint
     assert step_error(RuntimeError("a mistake of ours"), GPU) is None
 

@@ -19,6 +19,13 @@ def network() -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(6 * 4 * 4, 5)).to(memory_format=torch.channels_last)
 
 
+def network_of_equal_filters() -> nn.Sequential:
+    torch.manual_seed(0)
+    convolutions = [nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3), nn.Conv2d(6, 6, 3)]
+    layers = *convolutions, nn.Flatten(), nn.Linear(6 * 2 * 2, 5)
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
 def optimizer_of(model: nn.Module, **options: object) -> Optimizer:
     values = {"optimizer": "muon", "learning_rate": 0.02, "weight_decay": 0.1, **options}
     return create_optimizer(model, TrainConfig.from_dict(values))
@@ -74,6 +81,26 @@ def test_filters_move_as_with_pytorchs_muon(nesterov: bool) -> None:
         expected = (matrix.detach() - previous).flatten()
         assert torch.cosine_similarity(moved, expected, dim=0) > 0.999
         assert moved.norm() == pytest.approx(expected.norm().item(), rel=0.02)
+
+
+def test_filters_of_one_shape_move_as_each_alone() -> None:
+    """And one that is not in use, which has no gradient, stays as it is."""
+    together = network_of_equal_filters()
+    unused = nn.Parameter(torch.ones(6, 6, 3, 3))
+    together.register_parameter("unused", unused)
+    all_of_them = optimizer_of(together)
+    train(together, all_of_them, range(3))
+    alone = network_of_equal_filters()
+    optimizers = [optimizer_of(alone[place]) for place in (0, 1, 2, 4)]
+    for step in range(3):
+        images = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(step))
+        alone.zero_grad()
+        nn.functional.cross_entropy(alone(images), torch.arange(16) % 5).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    for ours, theirs in zip(together.parameters(), [unused, *alone.parameters()], strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert torch.equal(unused, torch.ones(6, 6, 3, 3))
 
 
 def test_all_but_filters_move_as_with_adamw() -> None:
