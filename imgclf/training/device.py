@@ -1,5 +1,7 @@
 """Where and with which arithmetic a run is computed."""
 
+import ctypes
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +56,8 @@ def choose_compute(config: TrainConfig) -> Compute:
     torch.set_num_threads(threads)
     device, note = _choose_device(config.device)
     precision = _choose_precision(config, device)
+    if device.type == "cpu":
+        _keep_freed_memory()
     if device.type == "cuda":
         # All batches but the last of an epoch have one shape: the fastest convolution is looked for
         # once. Which one it is may differ from run to run, and with it the last digits.
@@ -61,6 +65,23 @@ def choose_compute(config: TrainConfig) -> Compute:
     if config.compile:
         check_compiler(device)
     return Compute(device, precision, threads, _name(device), note)
+
+
+# Numbers of glibc's <malloc.h>.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def _keep_freed_memory() -> None:
+    """Let the process keep what a step frees, up to 2 GiB, for the next one.
+
+    The C library gives large tensors back to the operating system as they are freed, and each step
+    then waits for every page of theirs to be zeroed anew: up to a third of the time
+    (benchmarks/kept_memory.py). Others than glibc have no such setting.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def seed_generator(device: torch.device, seed: int) -> None:

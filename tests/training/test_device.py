@@ -1,4 +1,5 @@
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,23 @@ def test_no_more_threads_than_cores_that_this_process_may_use() -> None:
     finally:
         os.sched_setaffinity(0, allowed)
     assert choose_compute(TrainConfig(device="cpu")).threads == len(allowed)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
+def test_on_a_cpu_large_tensors_come_from_memory_that_was_freed_before() -> None:
+    """By itself, glibc asks the operating system anew for each of more than 32 MiB."""
+    import resource
+
+    def faults() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    choose_compute(TrainConfig(device="cpu"))
+    pages = 40 * 2**20 // resource.getpagesize()
+    torch.zeros(pages, resource.getpagesize(), dtype=torch.uint8)
+    before = faults()
+    for _ in range(10):
+        torch.zeros(pages, resource.getpagesize(), dtype=torch.uint8)
+    assert faults() - before < pages
 
 
 @pytest.mark.parametrize("seed", [0, 2**31 - 1, 2**64 - 1])
