@@ -102,7 +102,7 @@ _SPEED = {
     "dropout": 0.0,
 }
 
-# For GPUs: fewer and larger steps, whose momentum is short; and between the two.
+# For GPUs: larger steps, whose momentum is short; and between the two.
 _LARGE_BATCHES = {
     "learning_rate": 0.04,
     "momentum": 0.6,
