@@ -85,7 +85,8 @@ class Muon(Optimizer):
         """
         momenta = [self._momentum(weight) for weight in weights]
         weight, momentum = _joined(weights, weights), _joined(momenta, weights)
-        gradient = _joined([weight.grad for weight in weights], weights)
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        gradient = _joined(gradients, weights)
         if scale is not None:
             gradient = gradient / scale
         if left_out is not None:
