@@ -52,6 +52,7 @@ SMALLEST = {
     "cost_by_size": "--size 1000 --size 1500 --images 2000 --rounds 1",
     "digits_accuracy": "--seeds 1",
     "folder_data": "{photos}/train --epochs 2 --rounds 1",
+    "kept_memory": "--recipe mnist-cnn --rounds 1",
     "loop_efficiency": "--images 256 --repeats 1",
     "precisions": "--rounds 1",
     "prediction": "--processes 1 --rounds 1 --seconds 0.01",

@@ -106,7 +106,7 @@ def test_short_epochs_share_a_checkpoint_on_a_slow_disk_and_all_are_told(
     runs_dir = tmp_path / "b"
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         imgclf.train(TrainConfig(epochs=epochs, threads=1, runs_dir=str(runs_dir)))
-    (broken,) = MlflowClient().search_runs(["0"], "attributes.status = 'FAILED'")
+    broken, *_ = MlflowClient().search_runs(["0"], "attributes.status = 'FAILED'")
     expected = val_losses(undisturbed.mlflow_run_id)
     assert [step for step, _ in expected] == list(range(1, epochs + 1))
     # What no checkpoint holds is not told.

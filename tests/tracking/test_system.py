@@ -1,5 +1,6 @@
 """What is sampled, against MLflow's own monitors; when, and what a broken reading does."""
 
+import mmap
 import threading
 from collections.abc import Mapping
 
@@ -117,8 +118,10 @@ def test_a_reading_that_hangs_holds_up_no_end_and_is_recorded_never(monkeypatch)
 
 
 def test_the_memory_of_the_process_is_its_own(sample):
-    kept = []
-    samples = sample(meanwhile=lambda: kept.append(np.ones(300_000_000, np.uint8)))
+    # Not from what this process has freed before and kept.
+    pages = mmap.mmap(-1, 300_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = np.frombuffer(pages, np.uint8)
+    samples = sample(meanwhile=lambda: memory.fill(1))
     before, after = (
         values["system/process_memory_usage_megabytes"] for _, values in (samples[0], samples[-1])
     )
