@@ -84,9 +84,8 @@ class Muon(Optimizer):
             left_out: whether nothing is to change, a scalar on the device.
         """
         momenta = [self._momentum(weight) for weight in weights]
-        weight, momentum = _joined(weights, weights), _joined(momenta, weights)
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
-        gradient = _joined(gradients, weights)
+        gradients = [_laid_as(each, each.grad) for each in weights if each.grad is not None]
+        weight, momentum, gradient = _joined(weights), _joined(momenta), _joined(gradients)
         if scale is not None:
             gradient = gradient / scale
         if left_out is not None:
@@ -104,10 +103,7 @@ class Muon(Optimizer):
     def _momentum(self, weight: Tensor) -> Tensor:
         """Return a weight's momentum, laid out in memory as the weight is."""
         momentum = self.state[weight].get("momentum")
-        if momentum is None:
-            momentum = torch.zeros_like(weight)
-        elif momentum.stride() != weight.stride():  # it was loaded
-            momentum = torch.empty_like(weight).copy_(momentum)
+        momentum = torch.zeros_like(weight) if momentum is None else _laid_as(weight, momentum)
         self.state[weight]["momentum"] = momentum
         return momentum
 
@@ -117,13 +113,15 @@ def _shape(weight: Tensor) -> tuple[int, int]:
     return weight.shape[0], weight.numel() // weight.shape[0]
 
 
-def _joined(tensors: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """Join tensors to one vector, each in the order in which its weight lies in memory."""
-    laid = [
-        tensor if tensor.stride() == weight.stride() else torch.empty_like(weight).copy_(tensor)
-        for tensor, weight in zip(tensors, weights, strict=True)
-    ]
-    return torch.cat([_flat(tensor) for tensor in laid])
+def _laid_as(weight: Tensor, tensor: Tensor) -> Tensor:
+    """Return a tensor of a weight's shape in the order in which the weight lies in memory."""
+    same = tensor.stride() == weight.stride()
+    return tensor if same else torch.empty_like(weight).copy_(tensor)
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Join tensors to one vector, each as it lies in memory."""
+    return torch.cat([_flat(tensor) for tensor in tensors])
 
 
 def _part(vector: Tensor, tensors: Sequence[Tensor]) -> None:
